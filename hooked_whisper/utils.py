@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper._support.showing import Summary, Tabular, visible
-from hooked_whisper.config import OFFICIAL_MODEL_NAMES
+from hooked_whisper.config import OFFICIAL_MODEL_NAMES as OFFICIAL_MODEL_NAMES
 from hooked_whisper.errors import ArgumentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.hook_names import unknown_name
@@ -24,7 +24,6 @@ from hooked_whisper.model.names import one_block_names
 from hooked_whisper.protocols import STACKS, Stack
 
 __all__ = [
-    "OFFICIAL_MODEL_NAMES",
     "PromptTest",
     "RankedToken",
     "composition_scores",

@@ -24,6 +24,7 @@ from sae_lens_audio import errors as sae_errors
 
 MODULES = (
     "hooked_whisper",
+    "hooked_whisper.utils",
     "hooked_whisper.hooks",
     "hooked_whisper.patching",
     "hooked_whisper.patching.corruptions",

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection
-from hooked_whisper._support.renamed import renamed_arguments, renamed_method
+from hooked_whisper._support.renamed import keywords_elsewhere, renamed_arguments, renamed_method
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks.attach_sae import attached_sae
@@ -85,6 +85,7 @@ class HookedSAEModule(HookedRootModule):
 
     splice = renamed_method("splice", "attach_sae")
 
+    @keywords_elsewhere(act_name="use hook=", hook_name="use hook=")
     @renamed_arguments(error_term="use_error_term")
     @contextmanager
     def attach_sae(
@@ -126,6 +127,7 @@ class HookedSAEModule(HookedRootModule):
         ):
             yield self
 
+    @keywords_elsewhere(reset_saes_end="SAEs are detached when the context ends")
     @contextmanager
     def saes(self, saes: SAEs, *, use_error_term: bool | None = None) -> Iterator[Self]:
         """Attach several SAEs for a block of code, as SAELens' ``model.saes`` does: :meth:`attach_sae` for each.

@@ -1,7 +1,7 @@
 """Load, save, upload and process weights: a resolver for every source, our own format and that of transformers, the
 Hugging Face hub, logit-preserving processing."""
 
-from hooked_whisper.config import OFFICIAL_MODEL_NAMES
+from hooked_whisper.config import OFFICIAL_MODEL_NAMES as OFFICIAL_MODEL_NAMES
 from hooked_whisper.loading.checkpoint import Checkpoint, from_core, load_into
 from hooked_whisper.loading.ctranslate2 import load_ctranslate2
 from hooked_whisper.loading.formats import load_path
@@ -30,7 +30,6 @@ from hooked_whisper.loading.registry import model_names, resolve
 from hooked_whisper.loading.released import load_released
 
 __all__ = [
-    "OFFICIAL_MODEL_NAMES",
     "Checkpoint",
     "HubUpload",
     "center_unembed",

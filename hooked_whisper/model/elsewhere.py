@@ -20,6 +20,11 @@ FORWARD_KEYWORDS: Mapping[str, str] = {
     "past_kv_cache": "use model.generate, or model.decoder(tokens, encoder_out, kv_cache)",
     "decoder_input": "use tokens=",
     "fwd_hooks": "use model.run_with_hooks(mel, tokens, fwd_hooks=[...])",
+    "saes": "use model.run_with_saes(mel, tokens, saes=...)",
+    "use_error_term": "use model.run_with_saes(mel, tokens, saes=..., use_error_term=True)",
+    "clear_contexts": _TEMPORARY,
+    "reset_hooks_end": _TEMPORARY,
+    "reset_saes_end": "SAEs are detached when the call ends; `with model.saes(...):` attaches them for a block of code",
 }
 
 # of HookedTransformer.run_with_cache
@@ -27,8 +32,6 @@ CACHE_KEYWORDS: Mapping[str, str] = {
     **{keyword: answer for keyword, answer in FORWARD_KEYWORDS.items() if keyword != "fwd_hooks"},
     "stop_at_layer": "use stop_early=True, which stops after the last point of names_filter",
     "return_cache_object": "the cache is always an ActivationCache; cache.cache_dict is a plain dictionary",
-    "clear_contexts": _TEMPORARY,
-    "reset_hooks_end": _TEMPORARY,
     "saes": "use run_with_cache_with_saes(..., saes=...), or `with model.attach_sae(sae, hook):` around this call",
     "use_error_term": "use run_with_cache_with_saes(..., saes=..., use_error_term=True)",
 }

@@ -16,7 +16,7 @@ from hooked_whisper.protocols import STACKS
 @given(st.sampled_from(STACKS), st.integers(0, 40), st.integers(0, 40))
 def test_every_form_of_a_head_is_the_same_head(stack: str, block: int, head: int) -> None:
     ref = HeadRef(stack, block, head)
-    for form in (ref, str(ref), ref.label, (stack, block, head)):
+    for form in (ref, str(ref), ref.label, ref.label.lower(), str(ref).upper(), (stack, block, head)):
         assert HeadRef.parse(form) == ref
         assert HeadRef.is_head(form) == (not isinstance(form, tuple))
     assert HeadRef.parse((block, head), stack) == ref

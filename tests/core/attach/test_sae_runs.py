@@ -84,3 +84,11 @@ def test_an_sae_whose_hook_point_is_unknown(one_block: Twins, core: WhisperCore,
             core.run_with_cache(one_block.mel(), **{keyword: True})
     with pytest.raises(AttributeError, match=r"model\.saes"):
         core.add_sae(sae)
+    for call, message in (
+        (lambda: core.run_with_saes(one_block.mel(), saes={HOOK: sae}, reset_saes_end=True), "when the call ends"),
+        (lambda: core.saes({HOOK: sae}, reset_saes_end=True), "when the context ends"),
+        (lambda: core.attach_sae(sae, HOOK, use_error=True), r"did you mean use_error_term=\?"),
+        (lambda: core.run_with_hooks(one_block.mel(), reset_hooks_end=True), "when their context ends"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            call()
