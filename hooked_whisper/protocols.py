@@ -27,6 +27,7 @@ _LETTERS: dict[Stack, str] = {"encoder": "E", "decoder": "D", "cross": "X"}
 _HEAD = re.compile(
     r"(?P<stack>encoder|decoder|cross)\s*(?P<block>\d+)\.(?P<head>\d+)|(?P<letter>[EDX])(\d+)\.(\d+)", re.IGNORECASE
 )
+_NO_STACK = re.compile(r"L?(\d+)(?:\.|H)(\d+)", re.IGNORECASE)  # TransformerLens' labels, such as L2H3
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,6 +65,10 @@ class HeadRef:
             named, block, number = (stack, *head) if len(head) == 2 else head
             if named in STACKS and all(hasattr(n, "__index__") and not isinstance(n, bool) for n in (block, number)):
                 return cls(named, int(block), int(number))  # type: ignore[arg-type]
+        numbers = _NO_STACK.fullmatch(head.strip()) if isinstance(head, str) else None
+        if numbers is not None:
+            options = " or ".join(f"'{name} {numbers[1]}.{numbers[2]}'" for name in STACKS)
+            raise error(f"{head!r} is an attention head of no stack: write {options}")
         raise error(f"{head!r:.80} is not an attention head: give 'encoder 2.3', 'E2.3', or (block, head) with a stack")
 
     @staticmethod

@@ -283,12 +283,15 @@ class WhisperCore(HookedSAEModule):
         check_return_type(return_type)
         forward_pass = ForwardPass(mel, tokens, encoder_out, mel_positions)
         forward_pass.check(self, "run_with_cache")
+        lengths = forward_pass.lengths()
+        if remove_batch_dim and not lengths["clip"] == lengths["batch"] == 1:
+            raise ArgumentError(f"remove_batch_dim needs a batch of one row, not {lengths['batch']}")
         stop_early = stop_early or return_type is None
         backward = backward_from(loss_fn, return_type, stop_early) if incl_bwd else None
         names = self._names_to_cache(names_filter, mel is not None, tokens is not None)
         storing = Storing({"position": pos_slice, "token": token_slice}, device, dtype, detach)
         points = [self._hook_dict[name] for name in names]
-        check_cache_size(points, forward_pass.lengths(), storing, self.dtype, incl_bwd, max_bytes)
+        check_cache_size(points, lengths, storing, self.dtype, incl_bwd, max_bytes)
 
         def run() -> Any:
             return forward_pass.run(self, "logits" if return_type is None else return_type, loss_per_token)

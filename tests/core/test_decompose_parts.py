@@ -195,6 +195,8 @@ def test_removing_the_batch_axis(odd: Twins, tmp_path: Any) -> None:
     _, two = odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2))
     with pytest.raises(ArgumentError, match=r"2 rows.*slice\(batch=0\)"):
         two.remove_batch_dim()
+    with pytest.raises(ArgumentError, match="batch of one row, not 2"):
+        odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), remove_batch_dim=True)
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

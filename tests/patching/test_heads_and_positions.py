@@ -28,6 +28,12 @@ def test_other_values_are_not_heads(unchecked, value: object) -> None:
         HeadRef.parse(value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("label", ["L3H1", "l3h1", "3.1"])
+def test_a_label_of_transformer_lens_needs_a_stack(label: str) -> None:
+    with pytest.raises(ArgumentError, match=r"write 'encoder 3\.1' or 'decoder 3\.1' or 'cross 3\.1'"):
+        HeadRef.parse(label)
+
+
 def test_heads_are_checked_against_the_model(model) -> None:
     assert read_heads(["E1.1", (0, -1)], model.cfg) == [HeadRef("encoder", 1, 1), HeadRef("encoder", 0, 1)]
     assert len(read_heads(None, model.cfg, "cross")) == 4
