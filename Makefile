@@ -41,7 +41,8 @@ test: $(VENV)/.installed-test $(VENV)/.weights-weights $(VENV)/.weights-weights-
 # what is skipped where there is no Chromium, no flite and no iproute2
 test-browser: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/explorer/test_browser.py \
-		tests/report/test_page_browser.py tests/report/test_units_browser.py tests/synthetic tests/hosts
+		tests/report/test_page_browser.py tests/report/test_units_browser.py tests/viewer/test_view_browser.py \
+		tests/synthetic tests/hosts
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -81,6 +81,7 @@ def render_page(
     utterances: Sequence[Clip] = (),
     card: ModelCard | None = None,
     about: Mapping[str, str] | None = None,
+    attention: Mapping[str, str] | None = None,
 ) -> str:
     """Return the HTML of the page.
 
@@ -88,6 +89,8 @@ def render_page(
         utterances: clips of the examples; examples without a clip have no player.
         card: description of the model.
         about: facts about the run (``version``, ``command``, ``origin``, ``date``, ``seconds``).
+        attention: id of a finding -> page about the attention that it is about, to link, see
+            :func:`~hooked_whisper.report.attention.write_attention_pages`.
     """
     by_id = {u.id: u for u in utterances}
     sections = [_section(f, by_id) for f in findings]
@@ -101,6 +104,7 @@ def render_page(
         rule=RULE,
         symbols=SYMBOLS,
         meanings=MEANINGS,
+        attention=dict(attention or {}),
         ids=IDS,
         statuses=[(status, n) for status in STATUSES if (n := sum(f.status == status for f in findings))],
         command=OWN_SPEECH,

@@ -63,12 +63,17 @@ def read_clip(model: HookedWhisper, audio: Any, duration: float | int | None) ->
         audio = Clip.load(audio)
     if isinstance(audio, Clip):
         label, samples, text = audio.id, audio.samples, audio.text
-        words = tuple(word.shifted(-float(audio.offset)) for word in audio.alignment.words)
+        words = _words_after(audio.alignment.words, float(audio.offset))
     else:
         label = PurePath(audio).name if isinstance(audio, str | os.PathLike) else ""
         samples, text, words = load_audio(audio).detach().cpu().float().numpy(), "", ()
     seconds = len(samples) / SAMPLE_RATE if duration is None else float(duration)
     return ViewedClip(label, samples, model.to_mel(samples), seconds, text, words)
+
+
+def _words_after(words: Sequence[Interval], start: float) -> tuple[Interval, ...]:
+    """Return the words that end after ``start``, with times from there."""
+    return tuple(Interval(max(0.0, w.start - start), w.end - start, w.label) for w in words if w.end > start)
 
 
 def _is_mel(model: HookedWhisper, audio: Any) -> bool:

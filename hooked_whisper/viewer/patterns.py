@@ -73,8 +73,8 @@ def collect_maps(
         width = max(width + 1, math.ceil(width * (size / max_bytes) ** (1 / n_axes)))
     room = f"{max(max_bytes, 0) / 1e6:.2g} MB"
     raise ArgumentError(
-        f"the maps of {len(heads)} heads with {n_rows} x {n_columns} cells do not fit into the {room} that the page "
-        "has left for them: choose fewer heads with heads=[...], or raise max_megabytes"
+        f"the maps of {len(heads)} head{'' if len(heads) == 1 else 's'} with {n_rows} x {n_columns} cells do not fit "
+        f"into the {room} that the page has left for them: choose fewer heads with heads=[...], or raise max_megabytes"
     )
 
 

@@ -260,11 +260,11 @@ $("map").onkeydown = event => {
   const [rows, columns] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] || [0, 0];
   if (!rows && !columns) return;
   event.preventDefault();
-  const first = state.row === null;
-  const moved = (value, by, n) => Math.max(0, Math.min(n - 1, (value ?? 0) + (first ? 0 : by)));
+  const moved = (value, by, n) => Math.max(0, Math.min(n - 1, (value ?? 0) + by));
   moveCursor(moved(state.row, rows, N_ROWS), moved(state.column, columns, N_COLUMNS));
   reveal();
 };
+$("map").onfocus = () => moveCursor(state.row ?? 0, state.column ?? 0);
 function reveal() { // scrolls the map to the cursor; head and labels stay in place
   if (state.row === null) return;
   const stage = $("stage"), map = $("map");
