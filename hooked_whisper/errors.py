@@ -67,6 +67,14 @@ class MissingWeightsError(CheckpointError):
     """
 
 
+class UploadError(HookedWhisperError, ConnectionError):
+    """Files could not be uploaded to the Hugging Face hub.
+
+    Cause: no connection, no token or no right to write to the repository, or the hub refused the files.
+    Fix: log in with ``hf auth login`` or pass ``token=``, then call again; the message says what is in the repository.
+    """
+
+
 class UnknownModelError(HookedWhisperError, ValueError):
     """No model has this name.
 

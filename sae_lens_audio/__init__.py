@@ -8,48 +8,49 @@
   ``latent_attribution``
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from hooked_whisper._support.lazy import lazily
 from hooked_whisper._support.renamed import renamed_names
-from sae_lens_audio.architectures import (
-    ARCHITECTURES,
-    SAE,
-    AbsTopK,
-    BatchTopK,
-    BatchTopKConfig,
-    Crosscoder,
-    CrosscoderConfig,
-    DecodableBasis,
-    Gated,
-    GatedConfig,
-    JumpReLU,
-    JumpReLUConfig,
-    JumpReLUTranscoder,
-    JumpReLUTranscoderConfig,
-    Matryoshka,
-    MatryoshkaConfig,
-    NormalizedSAE,
-    SAEConfig,
-    Standard,
-    StandardConfig,
-    Tied,
-    TiedConfig,
-    TopK,
-    TopKConfig,
-    TopKTranscoder,
-    TopKTranscoderConfig,
-    TrainStepOutput,
-    Transcoder,
-    TranscoderConfig,
-)
-from sae_lens_audio.errors import TrainingError
-from sae_lens_audio.formats import LoadedSAE, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
 
 if TYPE_CHECKING:
     from sae_lens_audio.activations import collect_activations, open_store
+    from sae_lens_audio.architectures import (
+        ARCHITECTURES,
+        SAE,
+        AbsTopK,
+        BatchTopK,
+        BatchTopKConfig,
+        Crosscoder,
+        CrosscoderConfig,
+        DecodableBasis,
+        Gated,
+        GatedConfig,
+        JumpReLU,
+        JumpReLUConfig,
+        JumpReLUTranscoder,
+        JumpReLUTranscoderConfig,
+        Matryoshka,
+        MatryoshkaConfig,
+        NormalizedSAE,
+        SAEConfig,
+        Standard,
+        StandardConfig,
+        Tied,
+        TiedConfig,
+        TopK,
+        TopKConfig,
+        TopKTranscoder,
+        TopKTranscoderConfig,
+        TrainStepOutput,
+        Transcoder,
+        TranscoderConfig,
+    )
     from sae_lens_audio.demo import demo_names, load_demo
+    from sae_lens_audio.errors import TrainingError
     from sae_lens_audio.evals import Evaluation, evaluate, load_evaluation
+    from sae_lens_audio.formats import LoadedSAE, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
     from sae_lens_audio.latents import (
         LatentAttribution,
         ablate_latents,
@@ -112,10 +113,45 @@ __all__ = [
     "steer_latents",
 ]
 
-# training and loading SAEs needs no Whisper
+# training and loading SAEs needs no Whisper, and `sae-lens-audio --help` no torch
 _lazy, __dir__ = lazily(
     __name__,
     {
+        "ARCHITECTURES": "architectures",
+        "AbsTopK": "architectures",
+        "BatchTopK": "architectures",
+        "BatchTopKConfig": "architectures",
+        "Crosscoder": "architectures",
+        "CrosscoderConfig": "architectures",
+        "DecodableBasis": "architectures",
+        "Gated": "architectures",
+        "GatedConfig": "architectures",
+        "JumpReLU": "architectures",
+        "JumpReLUConfig": "architectures",
+        "JumpReLUTranscoder": "architectures",
+        "JumpReLUTranscoderConfig": "architectures",
+        "LoadedSAE": "formats",
+        "Matryoshka": "architectures",
+        "MatryoshkaConfig": "architectures",
+        "Metadata": "formats",
+        "NormalizedSAE": "architectures",
+        "SAE": "architectures",
+        "SAEConfig": "architectures",
+        "Standard": "architectures",
+        "StandardConfig": "architectures",
+        "Tied": "architectures",
+        "TiedConfig": "architectures",
+        "TopK": "architectures",
+        "TopKConfig": "architectures",
+        "TopKTranscoder": "architectures",
+        "TopKTranscoderConfig": "architectures",
+        "TrainStepOutput": "architectures",
+        "TrainingError": "errors",
+        "Transcoder": "architectures",
+        "TranscoderConfig": "architectures",
+        "from_pretrained": "formats",
+        "load_sae": "formats",
+        "save_sae": "formats",
         "Evaluation": "evals",
         "LatentAttribution": "latents",
         "Trainer": "training",
@@ -129,9 +165,17 @@ _lazy, __dir__ = lazily(
         "load_demo": "demo",
         "load_evaluation": "evals",
         "open_store": "activations",
+        "push_to_hub": "formats",
         "steer_latents": "latents",
     },
 )
+
+
+def _find(name: str) -> Any:
+    if name in ("architectures", "errors", "formats"):  # modules that `import sae_lens_audio` gave in version 0.1
+        return import_module(f"{__name__}.{name}")
+    return _lazy(name)
+
 
 __getattr__ = renamed_names(
     __name__,
@@ -144,5 +188,5 @@ __getattr__ = renamed_names(
         "SparseDictionary": "DecodableBasis",
         "harvest": "collect_activations",
     },
-    fallback=_lazy,
+    fallback=_find,
 )

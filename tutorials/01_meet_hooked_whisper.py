@@ -11,11 +11,22 @@
 # %% [markdown]
 # # 1. Meet HookedWhisper
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/hooked-whisper/hooked_whisper/blob/main/tutorials/01_meet_hooked_whisper.ipynb)
+#
 # **What happens inside Whisper between a sound and a word, and how do I get my hands on it?**
 #
 # If you know TransformerLens, you know how this works: cache activations by name, look at heads, add hooks, patch one
 # run into another. This tour does each of these once on OpenAI's tiny.en. Then it does something that only a speech model
 # allows: it cuts a word out of the encoder's output, and the word disappears from the transcript.
+
+# %%
+# install the package in a hosted notebook; does nothing where it is installed
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("hooked_whisper") is None:
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "hooked-whisper[weights,tables]"])
 
 # %%
 import matplotlib.pyplot as plt

@@ -10,6 +10,7 @@ from hooked_whisper.cli.align import add_align, run_align
 from hooked_whisper.cli.explore import add_explore, run_explore
 from hooked_whisper.cli.features import add_features, run_features
 from hooked_whisper.cli.hooks import add_hooks, run_hooks
+from hooked_whisper.cli.push import add_push, run_push
 from hooked_whisper.cli.reproduce import add_reproduce, run_reproduce
 from hooked_whisper.cli.running import EXIT_CODES, SAME_COMMAND, Command, add_commands, make_parser, run
 from hooked_whisper.cli.scan import add_scan, run_scan
@@ -101,6 +102,21 @@ COMMANDS = (
         "List the hook points in the order of the forward pass, with their axes and lengths for this model. For "
         "released models no weights are needed.",
         ("hooked-whisper hooks --model large-v3 --names 'decoder.blocks.0.*'",),
+        reads_audio=False,
+    ),
+    Command(
+        "push",
+        add_push,
+        run_push,
+        "upload a model or a folder of pages to the Hugging Face hub",
+        "Upload a model in transformers' format, or the pages that `features` or `reproduce` wrote, with a card. A new "
+        "repository is private. Files that look like secrets are refused. The token is that of `hf auth login` or "
+        "HF_TOKEN.",
+        (
+            "hooked-whisper push out/neurons me/neurons-of-tiny --dry-run",
+            "hooked-whisper push my_model me/my-whisper --license mit",
+        ),
+        "the hub is unchanged, or has an empty repository",
         reads_audio=False,
     ),
 )

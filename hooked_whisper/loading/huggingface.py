@@ -27,7 +27,7 @@ WEIGHT_FILES = (
 )
 
 # transformers' names for the fields of EncoderConfig and DecoderConfig, in order
-_ENCODER_SIZES = (
+ENCODER_SIZES = (
     "num_mel_bins",
     "max_source_positions",
     "d_model",
@@ -35,7 +35,7 @@ _ENCODER_SIZES = (
     "encoder_layers",
     "encoder_ffn_dim",
 )
-_DECODER_SIZES = (
+DECODER_SIZES = (
     "vocab_size",
     "max_target_positions",
     "d_model",
@@ -124,7 +124,7 @@ def _config(data: Mapping[str, Any], name: str, where: str) -> WhisperConfig:
             raise CheckpointError(f"{where}: {key} must be a positive integer, not {value!r}")
         return value
 
-    encoder, decoder = [size(key) for key in _ENCODER_SIZES], [size(key) for key in _DECODER_SIZES]
+    encoder, decoder = [size(key) for key in ENCODER_SIZES], [size(key) for key in DECODER_SIZES]
     try:
         return WhisperConfig(EncoderConfig(*encoder), DecoderConfig(*decoder), name)
     except ValueError as error:

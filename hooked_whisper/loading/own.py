@@ -45,7 +45,7 @@ def save_pretrained(
         raise ValueError(f"metadata must map strings to strings, got {metadata}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    tensors = {name: stored_tensor(name, tensor, dtype) for name, tensor in model.state_dict().items()}
     digest = tensors_sha256(tensors)
     config = {
         "format": FORMAT,
@@ -145,7 +145,12 @@ def _replace_both(folder: Path, new_weights: Path, new_config: Path) -> None:
             os.close(descriptor)
 
 
-def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def stored_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a tensor on the CPU, in ``dtype`` if it is given.
+
+    Raises:
+        ValueError: values are too large for ``dtype``.
+    """
     stored = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
     if not torch.equal(stored.isfinite(), tensor.isfinite().cpu()):
         raise ValueError(f"{name} has values up to {tensor.abs().max():.3g}, too large for {dtype}")

@@ -56,6 +56,11 @@ def vocabulary_of(folder: Path) -> int | None:
     return next((vocabulary for vocabulary in layouts if vocabulary is not None), None)
 
 
+def special_ids_of(vocabulary: int | None) -> tuple[int, int] | None:
+    """Return the ids of the start and no-timestamps tokens of a released vocabulary; ``None`` for any other."""
+    return next((ids for ids, size in _LAYOUTS.items() if size == vocabulary), None)
+
+
 def _of_generation(data: Mapping[str, Any]) -> int | None:
     """Return the vocabulary of a generation config; ``None`` without a no-timestamps id, as transformers may derive."""
     no_timestamps = data.get("no_timestamps_token_id")

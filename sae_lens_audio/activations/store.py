@@ -22,7 +22,7 @@ from sae_lens_audio.activations.statistics import Statistics, merged
 
 
 def open_store(folder: Place, verify: bool = True) -> ActivationStore:
-    """Open a finished store in a folder or behind an URL (whose shards are copied here on first access).
+    """Open a finished store in a folder or at a URL (whose shards are copied to this machine on first access).
 
     Args:
         verify: compare the SHA-256 of every shard with the manifest. ``False`` compares sizes only.

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hooked_whisper._support.showing import Showing, Summary, described
 
-@dataclass(frozen=True)
-class Metadata:
+
+@dataclass(frozen=True, repr=False)
+class Metadata(Showing):
     """The hook point and model of an SAE, and its training data. Unknown values are ``None``.
 
     hook_name: hook point whose activations are encoded. hook_name_out: the one that a transcoder predicts.
@@ -27,6 +29,12 @@ class Metadata:
     corpus_sha256: str | None = None
     padding: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> Summary:
+        values = {name: value for name, value in vars(self).items() if value not in (None, {}) and name != "extra"}
+        rows = tuple((name, described(value)) for name, value in values.items())
+        extra = tuple((f"extra[{key!r}]", described(value)) for key, value in self.extra.items())
+        return Summary("Metadata" if rows or extra else "Metadata: nothing is known", rows=rows + extra)
 
     @property
     def model_name(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from hooked_whisper._support.renamed import keywords_elsewhere
+from hooked_whisper._support.showing import Showing, Summary, described
 from hooked_whisper.errors import CheckpointError, ConfigError, closest
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.decoder import decoder_norms
 from sae_lens_audio.architectures.metadata import Metadata
 
 
-@dataclass(frozen=True)
-class SAECfg:
+@dataclass(frozen=True, repr=False)
+class SAECfg(Showing):
     """An SAE's description under SAELens' names. Fields of the architecture, such as ``k``, are attributes too.
 
     dtype, device: of the weights, as strings. metadata: hook point, model and training data.
@@ -34,6 +35,12 @@ class SAECfg:
     reshape_activations: str
     metadata: Metadata
     config: SAEConfig
+
+    def summary(self) -> Summary:
+        values = {name: value for name, value in self.to_dict().items() if name != "metadata"}
+        metadata = self.metadata.summary().rows
+        rows = [(name, described(value)) for name, value in values.items()]
+        return Summary("SAECfg", rows=(*rows, *((f"metadata.{name}", value) for name, value in metadata)))
 
     @property
     def hook_name(self) -> str | None:
@@ -102,6 +109,10 @@ class SAELensNames(nn.Module):
             config=self.config,
         )
 
+    def _repr_html_(self) -> str:
+        title = f"{type(self).__name__}: {self.config.d_sae} features of activations {self.config.d_in} wide"
+        return replace(self.cfg.summary(), title=title).html()
+
     @classmethod
     @keywords_elsewhere(
         force_download="delete the files from the Hugging Face cache, or pass revision=",
@@ -153,6 +164,12 @@ class SAELensNames(nn.Module):
         from sae_lens_audio.formats import save_sae
 
         save_sae(self, path)
+
+    def push_to_hub(self, repo_id: str, folder: str = "", **options: Any) -> Any:
+        """Upload the SAE with a card, see :func:`sae_lens_audio.push_to_hub`."""
+        from sae_lens_audio.formats import push_to_hub
+
+        return push_to_hub(self, repo_id, folder, **options)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def fold_W_dec_norm(self) -> None:

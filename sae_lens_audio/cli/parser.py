@@ -10,6 +10,7 @@ from hooked_whisper.cli.running import EXIT_CODES, SAME_COMMAND, Command, add_co
 from sae_lens_audio.cli.collect import add_collect, run_collect
 from sae_lens_audio.cli.evaluate import add_evaluate, run_evaluate
 from sae_lens_audio.cli.features import add_features, run_features
+from sae_lens_audio.cli.push import add_push, run_push
 from sae_lens_audio.cli.train import add_train, run_train
 
 COMMANDS = (
@@ -34,6 +35,7 @@ COMMANDS = (
         "train an SAE from a settings file",
         "Train an SAE from a TOML file. A run that was stopped resumes in the same folder.",
         (
+            "sae-lens-audio train --example > topk.toml",
             "sae-lens-audio train topk.toml",
             "torchrun --nproc-per-node 4 -m sae_lens_audio train topk.toml",
         ),
@@ -60,6 +62,17 @@ COMMANDS = (
         "Write the pages that `hooked-whisper features` writes about neurons for the features of an SAE.",
         ("sae-lens-audio features runs/topk/sae --audio packaged:prose --units 0:50 --out pages",),
         SAME_COMMAND,
+    ),
+    Command(
+        "push",
+        add_push,
+        run_push,
+        "upload an SAE to the Hugging Face hub",
+        "Upload an SAE in SAELens' format with a card: hook point, model, training settings and held-out scores. A new "
+        "repository is private. The token is that of `hf auth login` or HF_TOKEN.",
+        ("sae-lens-audio push runs/topk/sae me/whisper-saes --folder encoder.blocks.2/topk --dry-run",),
+        "the hub is unchanged, or has an empty repository",
+        reads_audio=False,
     ),
 )
 

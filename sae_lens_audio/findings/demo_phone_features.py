@@ -45,15 +45,15 @@ MOST_ATTACHED = 100
 COVERED, BEYOND, DEAD, EXPLAINED, WORSE = 0.9, 0.1, 0.2, 0.9, 0.02
 
 PROTOCOL = (
-    "Packaged SAEs of the demo model, trained on other sentences by other speakers: TopK with 8 features for "
-    "every dimension (k 32), and the published form, tied and without decoder bias, 200 features, L1. Residual stream "
-    "after blocks 2 and 3, at the positions of each clip in its 30 s window. A feature's best phone, sign and "
-    "threshold come from other speakers than those its F1 is of. Each criterion is judged in the block where the TopK "
-    "SAE does worse on it. Attached: its reconstruction in place of the residual at the positions of the sound, "
-    "greedy decoding. Controls: as many random directions through a ReLU, the same SAE untrained, labels "
-    "rotated within each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word "
-    "errors; explained variance and dead features have none. The best feature of a phone is picked where it is "
-    "judged: the random directions show what that alone gives."
+    "Packaged SAEs of the demo model, trained on other sentences by other speakers: TopK with 8 features per dimension "
+    "(k 32), and the published form (tied, no decoder bias, 200 features, L1). Activations: the residual stream after "
+    "blocks 2 and 3, at the positions of each clip in its 30 s window. A feature's best phone, sign and threshold come "
+    "from speakers other than those its F1 is computed on. Each criterion is judged in the block where the TopK SAE "
+    "does worse. Attached: its reconstruction replaces the residual at the positions of the sound, with greedy "
+    "decoding. Controls: as many random directions through a ReLU, the same SAE untrained, and labels rotated within "
+    "each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word errors; explained variance and "
+    "dead features have none. The best feature of a phone is selected on the data it is scored on; the random "
+    "directions show the effect of that selection."
 )
 C_COVERED = "share of phones with a feature of AUC 0.95"
 C_BEYOND = "best feature's F1, mean over phones, beyond the residual's own axes"
@@ -141,7 +141,7 @@ def _check_context(context: Context) -> None:
 
     if not context.utterances or context.reference != "truth":
         raise Untestable(
-            "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
+            "there are no clips with texts and phones from outside the model: pass --corpus and --alignments"
         )
     if load_demo("topk-2").metadata.checkpoint_sha256 != weights_sha256(context.model):
         name = context.model.cfg.name
@@ -257,7 +257,7 @@ def _by_phone(blocks: Sequence[DemoBlock]) -> Measurement:
 
 def _scores_table(blocks: Sequence[DemoBlock]) -> Table:
     columns = (
-        "block", "features", "number", "L0", "explained variance", "dead", "WER spliced", "cross-entropy recovered",
+        "block", "features", "number", "L0", "explained variance", "dead", "WER attached", "cross-entropy recovered",
         "mean best-phone F1", "share with F1 0.3", "phone's best F1", "phones covered (AUC)",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
@@ -305,7 +305,7 @@ def _notes(blocks: Sequence[DemoBlock]) -> tuple[str, ...]:
         )
     return (
         f"Reconstruction: {'; '.join(parts)}. The width of the residual stream is 128.",
-        "One seed. Features' numbers mean nothing beyond these files.",
+        "One seed. The indices of features are specific to these files.",
     )
 
 
@@ -316,7 +316,7 @@ def _value(estimate: Estimate) -> float:
 def _draw(finding: Finding) -> list[Figure]:
     by_basis = finding.measurement("best feature's F1, mean over phones")
     names, blocks = by_basis.axis("features").entries, by_basis.axis("block").entries
-    second, axes = new_figure("How well phones are found", "F1 of the best feature, mean over phones", "")
+    second, axes = new_figure("Phone detection", "F1 of the best feature, mean over phones", "")
     places = np.arange(len(names))[::-1]
     for i, (block, color) in enumerate(zip(blocks, (BLUE, GREEN), strict=True)):
         values = by_basis.at(block=block)

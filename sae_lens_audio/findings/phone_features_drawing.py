@@ -34,7 +34,7 @@ def draw(finding: Finding) -> list[Figure]:
 def _by_basis(finding: Finding) -> Figure:
     f1 = finding.measurement(F1_BY_BASIS)
     names, blocks = f1.axis("features").entries, f1.axis("block").entries
-    figure, axes = new_figure("How well features know a phone", "best-phone F1, mean over features", "")
+    figure, axes = new_figure("Features as phone detectors", "best-phone F1, mean over features", "")
     places = np.arange(len(names))[::-1]
     for i, block in enumerate(blocks):
         values = f1.at(block=block)

@@ -44,11 +44,11 @@ from sae_lens_audio.findings.trained_saes import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENOUGH = 0.6  # share of features: more than half, and less than the 37 of 50 neurons that were published as phonetic
-BEYOND = 0.0  # the whole interval of each difference has to be above it
-EXPLAINED = 0.8  # below it a fifth of the variance is in no feature: the SAE was not trained long enough to be judged
-FEW_FEATURES = 50  # alive: the interval of a share of fewer is wider than 0.28
-MIN_TOKENS = 20  # the held-out voices speak four minutes: at the usual 50, half of English's phones would be left out
+ENOUGH = 0.6  # share of features: more than half, and below the 37 of 50 neurons published as phonetic
+BEYOND = 0.0  # the whole interval of each difference must be above it
+EXPLAINED = 0.8  # below it, the SAE was not trained long enough to be judged
+FEW_FEATURES = 50  # live features; with fewer, the interval of a share is wider than 0.28
+MIN_TOKENS = 20  # of a phone; the usual 50 would exclude half of the English phones in four minutes of speech
 N_SHOWN = 12
 
 UNTRAINED, RANDOM, MANY, AXES, PCA, ORTHONORMAL, MEL = (
@@ -60,20 +60,20 @@ SHOWN = (TIED, TOPK, UNTRAINED, RANDOM, MANY, AXES, PCA, ORTHONORMAL, MEL)
 
 PROTOCOL = (
     "Two sparse autoencoders (SAEs) are trained on the residual stream after each of the last two encoder blocks (2 "
-    f"and 3 of tiny, as published). The published form: tied, no decoder bias, {TIED_FEATURES} features, 1e4 times the "
-    f"mean squared error plus L1, RAdam with a cosine. TopK: {TOPK_WIDTH} features for every dimension, k {TOPK_K}, "
-    f"{TOPK_TRAINING.steps:,} steps. Steps of the published form are far fewer than theirs: {TIED_TRAINING.steps:,} of "
-    f"{TIED_TRAINING.batch:,} positions in place of 20,000 of 50 files, at a learning rate of {TIED_TRAINING.lr:g} in "
-    "place of 0.0004. Training speech: the packaged speech by the training voices, in five languages, several "
-    "recordings to a 30 s window, at positions within phones (theirs saw padding too). Evaluation: clips whose voices "
-    "and sentences were not trained on, packed alike. A feature's phone, sign and threshold come from other speakers "
-    f"than those its F1 is of; phones said {MIN_TOKENS} times or more count, silence does not; features that never "
-    "fire count nowhere. The published form is judged, because the claim was made of it, each criterion in the block "
-    "where it does worse; TopK is shown beside it. There are as many principal directions as the published "
-    "form has features; later ones hold hardly any variance and would lower the mean. Controls, each in the block "
-    "where it does best: as many random directions through a ReLU, the published form with the weights it started "
-    "with, and the trained features with labels turned in a circle within each window. Intervals: 95 %, bootstrap over "
-    "features."
+    f"and 3 of tiny, as published). The published form is tied, without decoder bias: {TIED_FEATURES} features, loss "
+    f"1e4 times the mean squared error plus L1, RAdam with a cosine schedule. TopK has {TOPK_WIDTH} features per "
+    f"dimension, k {TOPK_K}, and {TOPK_TRAINING.steps:,} steps. The published form gets fewer steps than the original: "
+    f"{TIED_TRAINING.steps:,} of {TIED_TRAINING.batch:,} positions instead of 20,000 of 50 files, learning rate "
+    f"{TIED_TRAINING.lr:g} instead of 0.0004. Training speech: the packaged speech by the training voices, in five "
+    "languages, several recordings per 30 s window, at positions within phones (the original included padding). "
+    "Evaluation: clips with other voices and sentences, packed in the same way. The phone, sign and threshold of a "
+    "feature come from speakers other than those its F1 is computed on. Phones with fewer than "
+    f"{MIN_TOKENS} tokens, silence, and features that never fire are excluded. The claim is about the published form, "
+    "so that is judged, each criterion in the block where it does worse; TopK is shown for comparison. The number of "
+    "principal directions is that of the published form's features: later ones have almost no variance and would lower "
+    "the mean. Controls, each in the block where it does best: as many random directions through a ReLU, the published "
+    "form with its initial weights, and the trained features with labels rotated within each window. Intervals: 95 %, "
+    "bootstrap over features."
 )
 C_FOUND = f"share of features with an F1 of {FOUND:g} for a phone"
 C_BEYOND = {
@@ -207,8 +207,8 @@ def _check_clips(context: Context, held_out: Sequence[Clip]) -> None:
     speakers = {clip.alignment.speaker for clip in held_out}
     if len(speakers) < ENOUGH_SPEAKERS:
         raise Untestable(
-            f"the clips with phones that the SAEs were not trained on are of {len(speakers)} speaker, and thresholds "
-            "come from other speakers than those they judge: give clips of two or more"
+            f"the clips with phones that the SAEs were not trained on are of {len(speakers)} speaker, but thresholds "
+            "come from other speakers: give clips of two speakers or more"
         )
 
 
@@ -315,7 +315,7 @@ def _features_table(block: _Block) -> Table:
         scores = block.phones[name]
         order = np.argsort(-np.where(scores.alive, scores.f1, -1))[:N_SHOWN]
         rows += [(name, str(i), scores.phones[scores.label[i]], f"{scores.f1[i]:.2f}") for i in order]
-    title = f"Features that know a phone best, block {block.trained.number}"
+    title = f"Best phone detectors, block {block.trained.number}"
     return Table(title, "this run", ("SAE", "feature", "phone", "F1"), tuple(rows))
 
 
@@ -346,10 +346,10 @@ def _notes(
         ),
         "TopK by the same criteria: " + (f"it misses {'; '.join(missed)}." if missed else "it meets all of them."),
         f"F1 of each phone's best feature, mean over phones, block {blocks[-1].trained.number}: {best}. This asks "
-        "whether every phone has a feature, and not whether every feature has a phone: a feature that stands for a "
-        "part or a variant of a phone has a low F1 itself.",
+        "whether every phone has a feature, not whether every feature has a phone: a feature for part of a phone, or "
+        "for a variant of it, has a low F1.",
         f"The SAEs were trained on {saes.n_rows:,} positions of {saes.recordings:,} recordings in {saes.windows} "
-        "windows. One seed: features' numbers mean nothing beyond this run. The word error rate with an SAE attached "
+        "windows. One seed: the indices of features are specific to this run. The word error rate with an SAE attached "
         "is not measured.",
     )
 

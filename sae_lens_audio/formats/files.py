@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing, Summary
 from hooked_whisper._support.storage import AnyPath, is_local, write_atomic
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.formats.metadata import Metadata
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedSAE:
+@dataclass(frozen=True, eq=False, repr=False)
+class LoadedSAE(Showing):
     """An SAE with the metadata of its folder, which is also ``sae.metadata``.
 
     log_sparsity: log10 of each feature's firing frequency, ``[d_sae]``, if the folder has it.
@@ -31,6 +32,12 @@ class LoadedSAE:
 
     def __post_init__(self) -> None:
         self.sae.metadata = self.metadata
+
+    def summary(self) -> Summary:
+        inner, hook = self.sae.inner, self.metadata.hook_name or "an unknown hook point"
+        title = f"LoadedSAE: {type(inner).__name__}, {inner.n_features} features of {hook}"
+        rows = (*self.metadata.summary().rows, ("source", str(self.source)))
+        return Summary(title, (str(self.sae).replace("\n", " "),), rows=rows)
 
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}

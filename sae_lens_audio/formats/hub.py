@@ -1,20 +1,16 @@
-"""Download from and upload to the Hugging Face hub."""
+"""Load SAEs from the Hugging Face hub."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from jaxtyping import Float
-from torch import Tensor
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 from hooked_whisper._support.files import reason
 from hooked_whisper.errors import CheckpointError
-from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.formats.files import LoadedSAE
 from sae_lens_audio.formats.load import FILES, load_sae
-from sae_lens_audio.formats.metadata import Metadata
-from sae_lens_audio.formats.saelens import save_sae
+
+SAE_WEIGHTS = "*sae*.safetensors"
 
 
 def from_pretrained(
@@ -26,9 +22,10 @@ def from_pretrained(
     """Load the SAE in ``folder`` of a repository, through the hub's cache. Other folders are not downloaded.
 
     Raises:
-        CheckpointError: the download fails, or the folder cannot be read.
+        CheckpointError: the download fails, the repository has no such folder (the message lists those with an SAE), or
+            the folder cannot be read.
     """
-    import huggingface_hub  # an optional dependency
+    import huggingface_hub  # takes long to import
 
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
     try:
@@ -39,32 +36,22 @@ def from_pretrained(
             f"{repo_id!r} cannot be fetched from the hub ({reason(error)}): check its name, or give a local folder to "
             "load_sae"
         ) from None
+    if not (Path(root) / prefix).is_dir() or not any((Path(root) / prefix).iterdir()):
+        raise CheckpointError(
+            f"repository {repo_id!r} has no folder {folder!r} with an SAE{_folders_of(repo_id, revision)}"
+        )
     return load_sae(Path(root) / prefix, scaling_factor)
 
 
-def push_to_hub(
-    sae: SAE | NormalizedSAE,
-    repo_id: str,
-    folder: str = "",
-    metadata: Metadata | None = None,
-    log_sparsity: Float[Tensor, "d_sae"] | None = None,
-    private: bool = True,
-) -> str:
-    """Upload an SAE to ``folder`` of a repository, created if needed. Return the URL of the commit.
-
-    Raises:
-        CheckpointError: the weights cannot be saved, or the hub refuses; the message has the reason.
-    """
+def _folders_of(repo_id: str, revision: str | None) -> str:
+    """Return a hint with the folders of a repository that have an SAE; empty if they are not known."""
     import huggingface_hub
 
-    with tempfile.TemporaryDirectory() as temporary:
-        save_sae(sae, temporary, metadata, log_sparsity)
-        try:
-            api = huggingface_hub.HfApi()
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=temporary, path_in_repo=folder.strip("/") or ".")
-        except Exception as error:  # see from_pretrained
-            raise CheckpointError(
-                f"{repo_id!r} could not be uploaded to the hub ({reason(error)}): log in, and check the name"
-            ) from None
-    return str(commit.commit_url)
+    try:
+        names = huggingface_hub.HfApi().list_repo_files(repo_id, revision=revision)
+    except Exception:  # as in from_pretrained
+        return ""
+    folders = sorted(
+        {str(PurePosixPath(name).parent) for name in names if fnmatch(PurePosixPath(name).name, SAE_WEIGHTS)}
+    )
+    return f"; its SAEs are in {', '.join(folders[:12])}{', ...' if len(folders) > 12 else ''}" if folders else ""

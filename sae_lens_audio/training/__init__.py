@@ -5,5 +5,16 @@ from sae_lens_audio.training.batches import Batch, Batches
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.log import read_metrics
 from sae_lens_audio.training.trainer import Step, Trainer
+from sae_lens_audio.training.training_log import TrainingLog
 
-__all__ = ["Batch", "Batches", "Step", "TorchRanks", "Trainer", "TrainingConfig", "read_metrics", "torchrun_ranks"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Step",
+    "TorchRanks",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingLog",
+    "read_metrics",
+    "torchrun_ranks",
+]

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local, write_atomic
 from hooked_whisper.errors import MissingExtraError
 from sae_lens_audio.errors import TrainingError
+from sae_lens_audio.training.training_log import TrainingLog
 
 METRICS = "metrics.jsonl"
 
@@ -115,10 +116,10 @@ def _check_local(folder: AnyPath, writer: str) -> None:
         )
 
 
-def read_metrics(folder: Place) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``metrics.jsonl``, without a truncated last one."""
+def read_metrics(folder: Place) -> TrainingLog:
+    """Return the lines of a run's ``metrics.jsonl``, without a truncated last one: a list, a table and a plot."""
     path = as_path(folder) / METRICS
-    lines = []
+    lines = TrainingLog()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(line))

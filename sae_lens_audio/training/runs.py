@@ -59,8 +59,7 @@ def _streamed(settings: ActivationSettings, device: torch.device | str) -> Activ
     from hooked_whisper.cli.corpus_arguments import corpus_of
     from hooked_whisper.hooked import HookedWhisper
 
-    model = HookedWhisper.from_pretrained(settings.model, device=device)
-    corpus, _ = corpus_of(
+    corpus, _ = corpus_of(  # before the model: a wrong path is reported at once
         argparse.Namespace(
             model=settings.model,
             audio=settings.audio,
@@ -75,6 +74,7 @@ def _streamed(settings: ActivationSettings, device: torch.device | str) -> Activ
     options = options_class(
         dtype=settings.dtype, batch=settings.batch, padding=settings.padding, margin=settings.margin
     )
+    model = HookedWhisper.from_pretrained(settings.model, device=device)
     return StreamedActivations(model, corpus, list(settings.names), settings.recordings_per_chunk, options)
 
 

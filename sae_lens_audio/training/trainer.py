@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hooked_whisper._support.files import tensors_sha256
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.renamed import renamed_arguments, renamed_property
+from hooked_whisper._support.showing import Showing, Summary
 from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper._support.storage import Place as Folder
 from sae_lens_audio.activations import ActivationSource
@@ -42,8 +43,8 @@ _RATES_FROM = 0.9  # firing rates are those of the last tenth of the steps
 _SIGNAL_GRACE_S = 2.0  # Ctrl-C reaches a process from the terminal and again from torchrun
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+@dataclass(frozen=True, eq=False, repr=False)
+class Step(Showing):
     """The result of one step.
 
     number: steps done so far. output: loss terms of the whole batch, over all processes.
@@ -58,6 +59,12 @@ class Step:
     stop: bool = False
 
     losses = renamed_property("losses", "output")
+
+    def summary(self) -> Summary:
+        terms = ("total", "reconstruction", "sparsity", "auxiliary", "error")
+        rows = [(name, float(getattr(self.output, name))) for name in terms]
+        per_row = float(self.output.active.sum()) / max(1, len(self.batch.all_indices))
+        return Summary(f"Step {self.number}", rows=(*rows, ("gradient norm", float(self.norm)), ("L0", per_row)))
 
 
 class Trainer:
@@ -256,8 +263,10 @@ class Trainer:
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
-            metadata = self.metadata(finished) if callable(self.metadata) else self.metadata
-            save_sae(finished, self.folder / "sae", metadata, self.dead.log_rates.float())
+            finished.metadata = (self.metadata(finished) if callable(self.metadata) else self.metadata) or Metadata()
+            save_sae(finished, self.folder / "sae", log_sparsity=self.dead.log_rates.float())
+        elif isinstance(self.metadata, Metadata):
+            finished.metadata = self.metadata
         return finished
 
     def finished(self) -> SAE:
@@ -352,7 +361,7 @@ class Trainer:
         if low != -high:
             raise TrainingError(
                 f"some processes would resume after step {low}, others after step {-high}: give all of them one folder "
-                "that every machine sees, or an URL"
+                "that every machine can reach, or a URL"
             )
 
 

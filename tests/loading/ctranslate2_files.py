@@ -1,4 +1,4 @@
-"""CTranslate2 models made by its own converter, and a writer for files that the converter would not write."""
+"""CTranslate2 models written by its converter, and a writer for files that the converter does not produce."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 
 
 def save_transformers(model: WhisperForConditionalGeneration, folder: Path) -> Path:
-    """A transformers folder with a tokenizer, which the converter insists on."""
+    """A transformers folder with a tokenizer, which the converter requires."""
     model.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(_TOKENS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

@@ -1,4 +1,4 @@
-"""The same weights written in every format that there is, and how to compare what is read back."""
+"""The same weights in every format, and a comparison of what is loaded."""
 
 from __future__ import annotations
 

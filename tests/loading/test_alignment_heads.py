@@ -72,7 +72,7 @@ def test_checksum_decides_where_the_label_does_not(monkeypatch):
     assert released_names(RELEASED["large-v1"], "mine", lambda: "0" * 64) == ["large-v1", "large-v2"]
 
 
-def test_the_checksum_is_not_computed_in_vain():
+def test_the_checksum_is_computed_only_if_needed():
     def fail() -> str:
         raise AssertionError("3 GB were read for nothing")
 

@@ -1,4 +1,4 @@
-"""The strict check: whatever is wrong with the tensors is named, all of it."""
+"""The strict check names everything that is wrong with the tensors."""
 
 from __future__ import annotations
 

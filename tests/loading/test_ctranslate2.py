@@ -340,7 +340,7 @@ class TestRefused:
     def test_trailing_bytes(self, raw, tmp_path, n):
         refused(raw.to_bytes() + bytes(n), tmp_path, f"{n} bytes follow the end")
 
-    def test_length_that_lies(self, raw, tmp_path):
+    def test_wrong_length(self, raw, tmp_path):
         data = bytearray(raw.to_bytes())
         data[22:26] = b"\xff\xff\xff\xff"  # the number of variables
         refused(bytes(data), tmp_path, "number of variables at byte 26 is 4294967295, expected 0 to 20000")

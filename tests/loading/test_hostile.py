@@ -141,7 +141,7 @@ def test_plain_zip(tmp_path):
     ],
     ids=str,
 )
-def test_dims_that_lie(one_block: Twins, tmp_path, change):
+def test_wrong_dims(one_block: Twins, tmp_path, change):
     dims = asdict(one_block.dims) | change
     torch.save({"dims": dims, "model_state_dict": one_block.openai.state_dict()}, tmp_path / "lie.pt")
     refused(tmp_path / "lie.pt")

@@ -1,4 +1,4 @@
-"""Names and paths: which wins, and what is said when nothing fits."""
+"""Names and paths: which takes precedence, and the errors for unknown ones."""
 
 from __future__ import annotations
 

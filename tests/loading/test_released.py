@@ -1,4 +1,4 @@
-"""A name finds its weights: which place is taken, and what is said if there is none. No network."""
+"""Weights of a released name: which source is used, and the error if there is none. No network."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_offline_mode_makes_no_request(cache, openai, monkeypatch):
         ("large", "'demo', which is packaged"),
     ],
 )
-def test_nowhere(cache, monkeypatch, name, command):
+def test_a_model_that_no_source_has(cache, monkeypatch, name, command):
     monkeypatch.setattr("hooked_whisper.loading.data_packages.DataPackage.installed_version", lambda self: None)
     with pytest.raises(MissingWeightsError) as info:
         resolve(name, cache_dir=cache)

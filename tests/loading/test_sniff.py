@@ -1,4 +1,4 @@
-"""What other files are called in errors."""
+"""Descriptions of unsupported files in errors."""
 
 from __future__ import annotations
 

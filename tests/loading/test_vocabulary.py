@@ -1,4 +1,4 @@
-"""Special tokens come from what a checkpoint says: sizes of vocabularies alone do not tell."""
+"""Special tokens come from the checkpoint's files, since the size of a vocabulary does not determine them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_ids_are_those_of_the_vocabulary(vocabulary: int, added: int) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [51864, 51865])
-def test_added_tokens_are_never_said(vocabulary: int) -> None:
+def test_added_tokens_are_never_decoded(vocabulary: int) -> None:
     model = make_model(vocabulary + 1, vocabulary=vocabulary)
     say_only(model, vocabulary)
     mel = torch.zeros(1, 80, 3000)

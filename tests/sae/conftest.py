@@ -1,4 +1,4 @@
-"""Tests with the real sae-lens are those of its environment (``make test-peers``): elsewhere there are none."""
+"""Tests with the real sae-lens run only in its environment (``make test-peers``)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ ALL = {type(sae).architecture: sae for sae in all_of_them()}
 
 
 def filled(sae: SAE, seed: int = 0) -> SAE:
-    """Every weight random, in float64: nothing is zero by accident. Thresholds positive."""
+    """Fill all weights with random numbers in float64, so that none is zero; thresholds are positive."""
     generator = torch.Generator().manual_seed(seed)
     sae = sae.double()
     with torch.no_grad():

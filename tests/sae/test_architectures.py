@@ -235,7 +235,7 @@ def test_jumprelu_and_its_pseudo_derivatives() -> None:
     assert (sae.threshold == 0).all()
 
 
-def test_the_l0_penalty_moves_nothing_but_thresholds() -> None:
+def test_the_l0_penalty_changes_only_thresholds() -> None:
     sae = filled(JumpReLU(JumpReLUConfig(D, F, bandwidth=0.5)))
     sae.loss(inputs(sae)).sparsity.backward()
     assert sae.threshold.grad is not None and sae.threshold.grad.abs().sum() > 0

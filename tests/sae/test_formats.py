@@ -1,15 +1,13 @@
-"""Formats: what is saved comes back, files that are damaged, foreign or hostile give one clear error."""
+"""Formats: saved SAEs are loaded unchanged; damaged, foreign and hostile files give one clear error."""
 
 from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from hypothesis import given
@@ -28,10 +26,8 @@ from sae_lens_audio import (
     Tied,
     TiedConfig,
     load_sae,
-    push_to_hub,
     save_sae,
 )
-from sae_lens_audio import from_pretrained as from_hub
 from tests.sae.saes import all_of_them, filled, inputs
 
 DATA = Path(__file__).parent / "data"
@@ -90,7 +86,7 @@ def test_any_size(tmp_path_factory: pytest.TempPathFactory, d: int, f: int, cent
     torch.testing.assert_close(load_sae(folder).sae.state_dict(), sae.state_dict(), atol=0, rtol=0)
 
 
-def test_the_tied_sae_is_their_standard(tmp_path: Path) -> None:
+def test_a_tied_sae_is_saved_as_standard(tmp_path: Path) -> None:
     sae = Tied(TiedConfig(5, 9))
     save_sae(sae, tmp_path)
     cfg, tensors = json.loads((tmp_path / CFG).read_text()), load_file(tmp_path / WEIGHTS)
@@ -118,7 +114,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
 
 
 def test_a_file_rewritten_by_another_program(tmp_path: Path) -> None:
-    """Without our digest only the common keys hold: the block may be of other weights."""
+    """Without our digest only SAELens' keys count: our block may belong to other weights."""
     save_sae(every()["tied"], tmp_path, Metadata(hook_name="here", sample_rate=16000))
     tensors = load_file(tmp_path / WEIGHTS)
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / WEIGHTS)
@@ -197,7 +193,7 @@ def test_unsupported_configurations_are_refused(change: Any, message: str, tmp_p
     assert str(folder) in str(error.value)
 
 
-def test_the_factor_may_be_given(tmp_path: Path) -> None:
+def test_a_missing_scaling_factor_may_be_passed(tmp_path: Path) -> None:
     folder = copied("saelens/topk_scaled", tmp_path)
     expected = load_sae(folder).sae
     (folder / "activation_scaler.json").unlink()
@@ -262,7 +258,7 @@ def test_digests(tmp_path: Path) -> None:
         load_sae(tmp_path / "a")
 
 
-def test_the_form_before_version_6(tmp_path: Path) -> None:
+def test_configurations_before_version_6(tmp_path: Path) -> None:
     folder = copied("saelens/topk", tmp_path)
     sae = load_sae(folder).sae
     old = {
@@ -357,35 +353,3 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     save_sae(every()["standard"], tmp_path / "layer_3")
     with pytest.raises(CheckpointError, match="its folders layer_3 do"):
         load_sae(tmp_path)
-
-
-class FakeHub:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
-        assert exist_ok and private
-        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
-
-    def upload_folder(self, repo_id: str, folder_path: str, path_in_repo: str) -> Any:
-        shutil.copytree(folder_path, self.root / repo_id / path_in_repo, dirs_exist_ok=True)
-        return type("Commit", (), {"commit_url": f"{repo_id}@1"})()
-
-
-@pytest.mark.parametrize("folder", ["", "encoder.blocks.2/"])
-def test_hub(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
-        if repo_id == "no/body":
-            raise OSError("offline")
-        assert all(pattern.startswith(folder) for pattern in allow_patterns)
-        return str(tmp_path / repo_id)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    sae = every()["gated"]
-    assert push_to_hub(sae, "some/body", folder, Metadata(hook_name="here")) == "some/body@1"
-    loaded = from_hub("some/body", folder)
-    assert loaded.metadata.hook_name == "here"
-    torch.testing.assert_close(loaded.sae.state_dict(), sae.state_dict(), atol=0, rtol=0)
-    with pytest.raises(CheckpointError, match="cannot be fetched from the hub"):
-        from_hub("no/body", folder)

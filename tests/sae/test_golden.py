@@ -1,4 +1,4 @@
-"""Equality with the libraries that own the formats: files they wrote, inputs, what they computed (make_golden.py).
+"""Same numbers as the libraries that own the formats: their files, inputs and outputs (make_golden.py).
 
 With sae-lens itself: test_with_sae_lens.py, in a separate environment.
 """

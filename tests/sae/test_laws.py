@@ -40,7 +40,7 @@ def sae(request: pytest.FixtureRequest) -> SAE:
     return filled(fresh[request.param])
 
 
-def test_every_architecture_is_here() -> None:
+def test_every_architecture_is_covered() -> None:
     assert set(ALL) == set(ARCHITECTURES)
 
 
@@ -137,7 +137,7 @@ def test_projection_keeps_unit_rows_and_the_gradient_is_tangent(seed: int) -> No
     torch.testing.assert_close(removed, (whole * sae.W_dec).sum(1, keepdim=True) * sae.W_dec)
 
 
-def test_methods_without_a_constraint_are_left_alone() -> None:
+def test_architectures_without_a_constraint_are_not_projected() -> None:
     sae = filled(Standard(StandardConfig(D, F)))
     before = sae.W_dec.clone()
     sae.project_weights_()

@@ -1,4 +1,4 @@
-"""Making, training and saving an SAE needs torch, numpy, safetensors and two small helpers only."""
+"""Creating, training and saving an SAE needs only torch, numpy, safetensors and small helpers."""
 
 from __future__ import annotations
 

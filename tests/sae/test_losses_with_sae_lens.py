@@ -1,6 +1,6 @@
 """Training losses and their gradients beside those of the real sae-lens, on the same weights. ``make test-peers``.
 
-Where a paper and sae-lens differ, ours is the paper's; each such place has a test that says how they differ.
+Where sae-lens differs from a paper, ours follows the paper, and a test states the difference.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def flagged(*latents: int) -> Tensor:
 
 @pytest.mark.parametrize("centered", [True, False])
 def test_standard(centered: bool) -> None:
-    """Any decoder norms: the penalty is weighted with them. Theirs has an ``lp_norm`` besides; at its default, 1, the
-    two are one.
+    """Decoder rows of any norm: the penalty is weighted by the norms. sae-lens also has ``lp_norm``; at its default
+    of 1 the losses are equal.
     """
     config = StandardConfig(D, F, apply_b_dec_to_input=centered, l1_coefficient=0.3)
     ours, theirs = pair(Standard(config), False, l1_coefficient=0.3, apply_b_dec_to_input=centered)
@@ -93,7 +93,7 @@ def test_standard(centered: bool) -> None:
     same(gradients(a.total, ours), gradients(b["total"], theirs))
 
 
-def test_standard_with_another_norm_is_theirs_alone() -> None:
+def test_other_norms_exist_only_in_sae_lens() -> None:
     ours, theirs = pair(Standard(StandardConfig(D, F, l1_coefficient=0.3)), l1_coefficient=0.3, lp_norm=2.0)
     x = rows()
     assert their_losses(theirs, x)["l1_loss"] < 0.9 * ours.loss(x).sparsity
@@ -101,8 +101,8 @@ def test_standard_with_another_norm_is_theirs_alone() -> None:
 
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_topk(rescaled: bool) -> None:
-    """With decoder rows of norm 1, as ours are kept, their ranking by decoder norm changes nothing, gradients included:
-    what it adds along a row cancels with the division when decoding.
+    """With decoder rows of norm 1, which ours keep, ranking by decoder norm changes neither values nor gradients:
+    what it adds along a row cancels with the division in decoding.
     """
     ours, theirs = pair(TopK(TopKConfig(D, F, k=K)), k=K, rescale_acts_by_decoder_norm=rescaled)
     x = rows()
@@ -138,8 +138,8 @@ def test_topk_auxiliary_loss(n_dead: int) -> None:
 
 
 def test_topk_auxiliary_loss_of_negative_features() -> None:
-    """Theirs lets negative pre-activations of dead features reconstruct too; the paper's code, and ours, has a ReLU
-    there, for a feature that is never positive in use should not learn from its negative side.
+    """In sae-lens, negative pre-activations of dead features reconstruct too. The paper's code and ours apply a
+    ReLU, because a feature that is never positive in use should not learn from its negative side.
     """
     ours, theirs = pair(TopK(TopKConfig(D, F, k=K, aux_coefficient=1.0)), k=K, rescale_acts_by_decoder_norm=False)
     dead = flagged(*range(10, 20))
@@ -155,7 +155,8 @@ def test_topk_auxiliary_loss_of_negative_features() -> None:
 
 @pytest.mark.parametrize("k", [K, 2.5])
 def test_batch_topk(k: float) -> None:
-    """The loss is the same; the threshold's running mean starts with the first batch in ours, at 0 in theirs."""
+    """The losses are equal. The running mean of the threshold starts with the first batch here, and at 0 in
+    sae-lens."""
     ours, theirs = pair(BatchTopK(BatchTopKConfig(D, F, k=k)), k=k, rescale_acts_by_decoder_norm=False)
     assert isinstance(ours, BatchTopK)
     x = rows()
@@ -169,7 +170,7 @@ def test_batch_topk(k: float) -> None:
 
 
 def test_matryoshka() -> None:
-    """Theirs adds the inner levels to the loss of the whole: the same sum."""
+    """sae-lens adds the inner levels to the loss of the full SAE, which is the same sum."""
     ours, theirs = pair(
         Matryoshka(MatryoshkaConfig(D, F, k=K, widths=WIDTHS)),
         k=K,
@@ -185,7 +186,7 @@ def test_matryoshka() -> None:
 
 
 def test_jumprelu() -> None:
-    """Their ``step`` mode. Straight-through gradients included, while thresholds are above half the bandwidth."""
+    """The ``step`` mode of sae-lens, with straight-through gradients, for thresholds above half the bandwidth."""
     config = JumpReLUConfig(D, F, l0_coefficient=0.2, bandwidth=0.5)
     ours, theirs = pair(JumpReLU(config), False, l0_coefficient=0.2, jumprelu_bandwidth=0.5)
     with torch.no_grad():

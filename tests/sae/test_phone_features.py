@@ -1,4 +1,4 @@
-"""F6: on the packaged demo model, whose clips here are tones; on other models, for which it trains SAEs itself."""
+"""F6 on the packaged demo model, here with tones as clips, and on other models, for which it trains SAEs."""
 
 from __future__ import annotations
 

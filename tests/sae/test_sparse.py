@@ -26,7 +26,7 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 @given(st.integers(1, 5), st.sampled_from([7, 64, 200, 512]), st.integers(1, 40), st.integers(0, 50), st.booleans())
-def test_the_largest_of_rows_are_those_of_topk(rows: int, n: int, k: int, seed: int, coarse: bool) -> None:
+def test_largest_of_rows_equals_topk(rows: int, n: int, k: int, seed: int, coarse: bool) -> None:
     x, k = drawn(rows, n, seed=seed, dtype=torch.float32), min(k, n)
     x = x.round() if coarse else x  # many ties
     values, places = largest_of_rows(x, k)
@@ -36,7 +36,7 @@ def test_the_largest_of_rows_are_those_of_topk(rows: int, n: int, k: int, seed: 
 
 
 @given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=60), st.integers(1, 70), st.integers(1, 4))
-def test_the_threshold_of_several_ranks_is_that_of_all_values(values: list[float], count: int, n: int) -> None:
+def test_threshold_over_ranks_equals_that_of_all_values(values: list[float], count: int, n: int) -> None:
     whole = torch.tensor(values)
     wanted = whole.sort(descending=True).values[count - 1].item() if count <= len(whole) else 0.0
     results = in_ranks(n, lambda ranks, i: count_at_least(whole[i::n], count, ranks))

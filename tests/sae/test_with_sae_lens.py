@@ -1,6 +1,5 @@
-"""Round trips with the real sae-lens: its loader on our folders, ours on its. ``make test-peers`` runs this.
-
-The worst differences stand in the table of ``pytest --parity-table``.
+"""Round trips with the real sae-lens: its loader on our folders, and ours on its folders. ``make test-peers`` runs
+this. ``pytest --parity-table`` prints the largest differences.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def rows(width: int) -> Tensor:
 
 @torch.no_grad()
 def compare(comparison: str, kind: str, ours: Any, theirs: Any, width: int) -> None:
-    """Same active features, same values, same reconstruction; the worst differences are noted."""
+    """Compare active features, values and reconstructions, and record the largest differences."""
     x = rows(width)
     our_acts, wanted = ours.encode(x), theirs.encode(x)
     assert torch.equal(our_acts != 0, wanted != 0) and (wanted != 0).any()
@@ -71,7 +70,7 @@ def compare(comparison: str, kind: str, ours: Any, theirs: Any, width: int) -> N
     assert record(comparison, {name: relative_l2(a, b) for name, (a, b) in differences.items()}) < 1e-6
 
 
-def test_their_version() -> None:
+def test_version_of_sae_lens() -> None:
     import sae_lens
 
     assert sae_lens.__version__ == FORMAT_VERSION, "the version whose form is written is the one tested with"
@@ -79,7 +78,7 @@ def test_their_version() -> None:
 
 @pytest.mark.parametrize("real_size", [False, True], ids=["small", "384x3072"])
 @pytest.mark.parametrize("architecture", theirs_it_has())
-def test_theirs_loads_ours(architecture: str, real_size: bool, tmp_path: Path) -> None:
+def test_sae_lens_loads_our_folders(architecture: str, real_size: bool, tmp_path: Path) -> None:
     sae = ours_of(architecture, real_size)
     save_sae(sae, tmp_path, Metadata(hook_name=HERE, checkpoint="whisper-tiny", sample_rate=16000, padding="dropped"))
     theirs = SAE.load_from_disk(tmp_path)
@@ -93,8 +92,8 @@ def test_theirs_loads_ours(architecture: str, real_size: bool, tmp_path: Path) -
     assert again.metadata.hook_name == HERE
 
 
-def test_our_architecture_is_restored_from_their_form(tmp_path: Path) -> None:
-    """Several of our architectures share a form of theirs; loading restores the original one."""
+def test_loading_restores_our_architecture(tmp_path: Path) -> None:
+    """Several of our architectures are saved as one of sae-lens; loading restores the original one."""
     for architecture, cls in (("tied", Tied), ("batchtopk", BatchTopK), ("matryoshka_batchtopk", Matryoshka)):
         save_sae(ours_of(architecture, False), tmp_path / architecture)
         assert type(load_sae(tmp_path / architecture).sae) is cls
@@ -102,7 +101,7 @@ def test_our_architecture_is_restored_from_their_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("architecture", ["topk", "gated", "batchtopk"])
-def test_theirs_loads_other_precisions(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_sae_lens_loads_other_dtypes(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
     sae = ours_of(architecture, False).to(dtype)
     save_sae(sae, tmp_path)
     theirs = SAE.load_from_disk(tmp_path)
@@ -113,14 +112,14 @@ def test_theirs_loads_other_precisions(architecture: str, dtype: torch.dtype, tm
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
-def test_theirs_loads_ours_with_normalized_input(normalization: Any, tmp_path: Path) -> None:
+def test_sae_lens_loads_our_normalized_saes(normalization: Any, tmp_path: Path) -> None:
     sae = NormalizedSAE(ours_of("standard"), normalization)
     save_sae(sae, tmp_path)
     compare("ours -> sae-lens", f"standard, {normalization}", sae, SAE.load_from_disk(tmp_path), WIDE)
 
 
-def test_their_from_pretrained_loads_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders as we push them to the hub, a folder on disk standing in for it; how often features fire comes along."""
+def test_from_pretrained_of_sae_lens_loads_our_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders as we push them to the hub (here a folder on disk), with firing frequencies."""
     from sae_lens.loading import pretrained_sae_loaders
 
     monkeypatch.setattr(
@@ -150,7 +149,7 @@ THEIRS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_ours_loads_theirs(name: str, tmp_path: Path) -> None:
+def test_our_reader_loads_folders_of_sae_lens(name: str, tmp_path: Path) -> None:
     common = {"architecture": name, "d_in": WIDE, "d_sae": MANY, "device": "cpu"}
     theirs = SAE.from_dict(common | THEIRS[name])
     theirs.cfg.metadata = SAEMetadata(hook_name=HERE, model_name="whisper-tiny", note={"kept": [1, 2]})
@@ -168,7 +167,7 @@ def test_ours_loads_theirs(name: str, tmp_path: Path) -> None:
 
 
 def trained(architecture: str) -> tuple[TrainingSAE, SAETrainer]:
-    """A few steps of their trainer, so that decoder norms and thresholds are what training makes of them."""
+    """Run a few steps of sae-lens' trainer, for decoder norms and thresholds as training leaves them."""
     sizes = {"batchtopk": {"k": 7.5}, "matryoshka_batchtopk": {"k": 8, "matryoshka_widths": [32, 128, 512]}}
     keys = sizes.get(architecture, {"k": 8} if architecture == "topk" else {})
     torch.manual_seed(0)
@@ -182,7 +181,7 @@ def trained(architecture: str) -> tuple[TrainingSAE, SAETrainer]:
 
 
 @pytest.mark.parametrize("architecture", ["standard", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "gated"])
-def test_ours_loads_what_they_trained(architecture: str, tmp_path: Path) -> None:
+def test_our_reader_loads_saes_trained_by_sae_lens(architecture: str, tmp_path: Path) -> None:
     sae, trainer = trained(architecture)
     sae.save_inference_model(tmp_path / "inference")
     theirs = SAE.load_from_disk(tmp_path / "inference")
@@ -197,8 +196,8 @@ def test_ours_loads_what_they_trained(architecture: str, tmp_path: Path) -> None
     assert type(sae) not in kinds or type(checkpoint.sae) is kinds[type(sae)]
 
 
-def test_the_golden_files_are_still_theirs() -> None:
-    """The main suite compares with files of numbers; here those are held against the library once more."""
+def test_the_golden_files_agree_with_sae_lens() -> None:
+    """The main tests compare with stored numbers; this test compares those with the library again."""
     seen = 0
     for folder in sorted(path.parent for path in (DATA / "saelens").rglob("golden.safetensors")):
         if json.loads((folder / "cfg.json").read_text())["architecture"].endswith("batchtopk"):

@@ -1,4 +1,4 @@
-"""Small corpora for a small model with a window of 60 positions (1.2 s), and what it computes on them, clip by clip."""
+"""Small corpora for a small model with a window of 60 positions (1.2 s), and its activations clip by clip."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def alone(model: HookedWhisper, recording: Recording, hook: str, keep: bool = Fa
 
 
 def taught(model: HookedWhisper, recording: Recording, hook: str) -> Tensor:
-    """All text tokens of a recording, the text and the end being given: ``[token, d]``."""
+    """Rows of all text tokens of a recording, teacher-forced: ``[token, d]``."""
     tokens = model.to_tokens(f" {recording.text}<|endoftext|>")
     prompt = model.to_tokens("").shape[1]
     _, cache = model.run_with_cache(model.to_mel(recording.audio()), tokens, names_filter=hook, stop_early=True)

@@ -24,7 +24,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A small model and a folder of sound, one file of it broken, by two speakers."""
+    """A small model, and a folder of recordings by two speakers, one of them broken."""
     path = tmp_path_factory.mktemp("collect")
     small_model().save_pretrained(path / "model")
     rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def test_a_folder_of_sound(folder, tmp_path, capsys):
     assert run(*command) == 1 and capsys.readouterr().out == printed, "a finished store is read"
 
 
-def test_the_name_of_version_01_works_and_says_so(folder, tmp_path, capsys):
+def test_the_command_name_of_version_01_works_and_warns(folder, tmp_path, capsys):
     audio = ["--model", str(folder / "model"), "--audio", str(folder / "sound"), "--speaker-folders", "--device", "cpu"]
     assert main(["harvest", *audio, "--hook", "encoder.blocks.0", "--out", str(tmp_path / "out")]) == 1
     assert "is now called `sae-lens-audio collect`" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_only_the_open_shard_is_computed_twice(model, tmp_path, monkeypatch, who
     assert run(model, tmp_path).n_shards == 6
 
 
-def test_killed_for_real(tmp_path):
+def test_resuming_after_sigkill(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_to_kill(whole)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -143,8 +143,8 @@ def test_killed_for_real(tmp_path):
     assert content(killed) == content(whole)
 
 
-def test_no_room_on_the_disk(model, tmp_path, whole):
-    """A real limit of the system, below the size of the fourth shard."""
+def test_a_full_disk_keeps_written_shards(model, tmp_path, whole):
+    """A file size limit of the system, below the size of the fourth shard."""
     resource = pytest.importorskip("resource")
     sizes = [len(whole[f"shard-{k:05d}.safetensors"]) for k in range(6)]
     assert max(sizes[:3]) < sizes[3]
@@ -160,7 +160,7 @@ def test_no_room_on_the_disk(model, tmp_path, whole):
     assert content(tmp_path) == whole
 
 
-def test_no_room_says_which_file_and_what_to_do(model, tmp_path, monkeypatch, whole):
+def test_the_error_of_a_full_disk_names_the_file_and_the_fix(model, tmp_path, monkeypatch, whole):
     real, synced = os.fsync, 0
 
     def full(handle: int) -> None:
@@ -280,7 +280,7 @@ def test_shards_without_their_manifest_are_left_alone(model, tmp_path, whole):
     assert content(tmp_path) == {"shard-00003.safetensors": whole["shard-00003.safetensors"]}
 
 
-def test_two_at_once_are_refused(model, tmp_path):
+def test_two_processes_in_one_folder_are_refused(model, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -325,7 +325,7 @@ def test_rows_are_shuffled_within_a_shard_and_depend_on_the_seed(model, tmp_path
 
 
 def test_the_batch_size_does_not_change_the_rows(model, tmp_path):
-    """Beside rounding."""
+    """Except for rounding."""
     rows = [
         run(model, tmp_path / f"{batch}", options=CollectOptions(shard_rows=rows, batch=batch, dtype="float32"))
         .read([NEURONS, RESID])

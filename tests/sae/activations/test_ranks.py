@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(folder)
 
 
-def test_parts_are_one_store(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_parts_are_joined_into_one_store(whole: dict[str, bytes], tmp_path: Path) -> None:
     store = run(tmp_path)
     assert sorted({name.split("/")[0] for name in whole}) == ["manifest.json", *(f"part-{k:05d}" for k in range(5))]
     assert [recording.id for recording in store.recordings] == [f"clip-{k:02d}" for k in range(14)]
@@ -48,7 +48,9 @@ def test_parts_are_one_store(whole: dict[str, bytes], tmp_path: Path) -> None:
     assert first != second
 
 
-def test_two_processes_write_what_one_does_though_one_is_killed(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_processes_write_the_same_bytes_as_one_even_if_one_is_killed(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
     done = launch(2, tmp_path / "store", 1, 2, restarts=1)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "killed").exists()

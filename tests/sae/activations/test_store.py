@@ -86,7 +86,7 @@ def test_statistics_do_not_depend_on_the_parts(sizes, seed):
     assert parts.count == len(rows)
 
 
-def test_read_all_is_sorted(store):
+def test_read_sorts_all_rows(store):
     block = store.read([RESID, NEURONS])
     assert [x.shape[1] for x in block.rows] == [32, 64] and block.rows[0].dtype == torch.float32
     key = block.recording.long() * 10**6 + block.position
@@ -100,7 +100,7 @@ def test_read_all_is_sorted(store):
 @given(
     st.lists(st.integers(0, 13), min_size=1, max_size=5), st.one_of(st.none(), st.integers(1, 400)), st.integers(0, 9)
 )
-def test_read_takes_what_is_asked(store, recordings, most, seed):
+def test_read_selects_hooks_and_recordings(store, recordings, most, seed):
     block = store.read(RESID, recordings, most, seed)
     there = sum(store.recordings[k].rows for k in set(recordings))
     assert len(block) == (there if most is None else min(most, there))

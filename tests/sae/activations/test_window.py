@@ -79,7 +79,7 @@ def test_contradictory_window_options_are_refused(demo: HookedWhisper, spoken: l
         options(padding="keep")
 
 
-def test_a_store_behind_an_url(tmp_path: Path) -> None:
+def test_a_store_at_a_url(tmp_path: Path) -> None:
     from tests.findings.worlds import small_model
 
     model, recordings = small_model(0), corpus(5)

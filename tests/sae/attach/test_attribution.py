@@ -76,7 +76,7 @@ def test_attribution_is_exact_if_the_rest_is_linear(hook: str, use_error_term: b
 
 
 def quiet(scale: float) -> TopK:
-    """An SAE whose latents each are a small part of the activation, as first-order estimates need it."""
+    """An SAE in which each latent is a small part of the activation, as first-order estimates require."""
     sae = copy.deepcopy(TOPK)
     sae.W_dec.mul_(scale)
     return sae
@@ -108,7 +108,8 @@ def test_integrated_gradients_add_up() -> None:
 
 
 def test_attribution_of_errors_rows_and_transcoders() -> None:
-    """Latents, their bias and the error are the activation: their shares add up to gradient x activation."""
+    """Latents, decoder bias and error add up to the activation, so their attributions add up to gradient times
+    activation."""
     hook = "decoder.ln_final.hook_normalized"
     attribution = latent_attribution(model(), TOPK, hook, mels(2), tokens(2), METRIC)
     with torch.no_grad(), model().attach_sae(TOPK, hook):

@@ -113,7 +113,7 @@ def test_invalid_edits_are_refused(unchecked: None, make: Callable, words: str) 
 @pytest.mark.parametrize("component", ["resid_pre", "mlp_out", "resid_post"])
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
 def test_patches_with_an_attached_sae(component: str, stack: str) -> None:
-    """Before the SAE, right before it, and what comes out of it (which is final)."""
+    """Patches before the SAE, at its input, and at its output (which the model uses)."""
     name = f"{stack}.blocks.0.hook_{component}"
     base, source = (RunInputs(tokens(1), mel=mel[None]) for mel in mels())
     if stack == "decoder":

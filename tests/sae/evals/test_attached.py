@@ -125,7 +125,7 @@ def test_mean_of_zero_is_zero_ablation(model: HookedWhisper) -> None:
     np.testing.assert_array_equal(scores.conditions[MEAN].nats, scores.conditions[ZERO].nats)
 
 
-def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_batches(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
     clips, coder = sentences(3), sae()
     whole = attached_scores(model, clips, HOOK, {"sae": coder}, torch.zeros(D))
     monkeypatch.setattr(splicing_runs, "_LOGITS", 1)
@@ -177,7 +177,7 @@ def test_points_of_the_decoder_are_replaced_at_the_text(model: HookedWhisper) ->
 
 
 @pytest.mark.parametrize("hook", ["encoder.blocks.1.attn.hook_z", "decoder.blocks.0.cross_attn.hook_v"])
-def test_heads_stand_side_by_side(model: HookedWhisper, hook: str) -> None:
+def test_heads_are_concatenated(model: HookedWhisper, hook: str) -> None:
     clips, coder, mean = sentences(2), sae(), torch.linspace(-1, 1, D)
     scores = attached_scores(model, clips, hook, {"sae": coder}, mean)
     assert scores.where == "sound"

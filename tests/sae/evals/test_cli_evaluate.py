@@ -1,4 +1,4 @@
-"""``sae-lens-audio evaluate``: a user's aligned recordings, hook and model from the folder, errors in a line."""
+"""``sae-lens-audio evaluate``: aligned recordings, hook point and model from the folder, one-line errors."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _no_forward(*_: object, **__: object) -> None:
         (["sae0"], "no synthetic corpus"),
     ],
 )
-def test_errors_in_a_line(
+def test_errors_are_one_line(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     save_sae(TopK(TopKConfig(32, 40, k=3)), place / "sae-silent")

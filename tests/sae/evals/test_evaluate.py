@@ -72,7 +72,7 @@ def evaluation(model: HookedWhisper, rows: torch.Tensor) -> Evaluation:
     )
 
 
-def test_everything_is_beside_baselines_of_equal_l0(evaluation: Evaluation) -> None:
+def test_baselines_have_the_l0_of_the_saes(evaluation: Evaluation) -> None:
     assert evaluation.hook == evaluation.hook_out == HOOK
     assert dict(evaluation.saes) == {
         "first": "topk, 40 features",
@@ -140,7 +140,7 @@ def test_json_and_back(evaluation: Evaluation, saved: Path) -> None:
     assert Image.open(saved / "scores.png").width > 1000
 
 
-def test_a_broken_write_leaves_what_was_there(
+def test_a_failed_save_keeps_the_old_files(
     evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scores.json").write_text("old")

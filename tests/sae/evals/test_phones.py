@@ -26,7 +26,7 @@ OPTIONS = PhoneOptions(min_tokens=20)
 
 
 class Half:
-    """An SAE of which the second half never fires."""
+    """An SAE whose second half of features never fires."""
 
     n_features, labels = 12, tuple(map(str, range(12)))
 
@@ -83,7 +83,7 @@ def test_dead_features_are_in_no_mean(scores: dict[str, PhoneScores]) -> None:
     assert dead.mean_f1.value is None and dead.found_share.value is None and np.isnan(dead.shifted_mean_f1)
 
 
-def test_it_is_the_scanner_s_selectivity(model: HookedWhisper, scores: dict[str, PhoneScores]) -> None:
+def test_scores_equal_the_selectivity_of_the_scanner(model: HookedWhisper, scores: dict[str, PhoneScores]) -> None:
     clips = tones(30)
     site = evaluate_bases(
         model, clips, {"m": HookBasis("encoder.hook_mel", mel_bands(model))}, k=1, min_tokens=OPTIONS.min_tokens

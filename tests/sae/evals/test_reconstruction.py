@@ -80,7 +80,7 @@ def test_normalized_saes_and_linear_bases() -> None:
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.floats(-1e4, 1e4))
-def test_batches_do_not_matter_nor_does_a_large_mean(sizes: list[int], shift: float) -> None:
+def test_scores_depend_neither_on_batches_nor_on_a_large_mean(sizes: list[int], shift: float) -> None:
     sae = filled(ALL["standard"], seed=2)
     n = max(sum(sizes), 2)
     x = torch.randn(n, D, generator=torch.Generator().manual_seed(n), dtype=torch.float64) + shift

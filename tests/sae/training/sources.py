@@ -1,4 +1,4 @@
-"""Rows with something to find in them, and small runs."""
+"""Rows with features to learn, and short runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trainer(folder: Place | None = None, sae: SAE | None = None, **changes) -> T
 
 
 def fit_until_interrupted(run: Trainer, steps: int) -> None:
-    """``fit``, stopped as by Ctrl-C after some steps."""
+    """Call ``fit`` and stop it as Ctrl-C would, after some steps."""
     step, left = run.step, iter(range(steps))
 
     def next_step():

@@ -49,7 +49,9 @@ def values(batch) -> list[float]:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 7), st.integers(0, 9))
-def test_an_epoch_has_every_row_at_most_once_and_all_that_fill_batches(sizes: list[int], size: int, seed: int) -> None:
+def test_an_epoch_serves_each_row_at_most_once_and_drops_less_than_a_batch_per_chunk(
+    sizes: list[int], size: int, seed: int
+) -> None:
     full = sum(n // size for n in sizes)
     if not full:
         return
@@ -120,7 +122,7 @@ def test_tensors_are_a_source() -> None:
 
 @pytest.mark.parametrize("sizes", [[20], [20, 3], [3, 20]])
 def test_resuming_after_the_last_batch_of_an_epoch(sizes: list[int]) -> None:
-    """The rest of the epoch is then too short for a batch, which is not an error."""
+    """The remaining rows of the epoch do not fill a batch, which is not an error."""
     batches = Batches(Parts(sizes), 8)
     whole = take(batches, 6)
     for k, batch in enumerate(whole[:-1]):

@@ -132,7 +132,7 @@ def test_training_on_streamed_activations(tmp_path: Path, store: ActivationStore
         ("batch = 64", "batch = 64000", "no chunk of the activations has the 64000 rows"),
     ],
 )
-def test_mistakes_are_named(
+def test_wrong_settings_are_named(
     tmp_path: Path, store: ActivationStore, capsys: pytest.CaptureFixture[str], old: str, new: str, what: str
 ) -> None:
     assert main(["train", str(written(tmp_path, store, (old, new)))]) == 2
@@ -140,7 +140,7 @@ def test_mistakes_are_named(
     assert said.startswith("sae-lens-audio: error: ") and re.search(what, said), said
 
 
-def test_a_file_that_is_not_there_and_sources_that_exclude_each_other(tmp_path: Path) -> None:
+def test_a_missing_file_and_conflicting_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="there is no settings file"):
         read_settings(tmp_path / "none.toml")
     data = {"sae": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}

@@ -14,7 +14,7 @@ from sae_lens_audio.training.log import METRICS, JsonLines, TensorBoard, Wandb
 from tests.sae.training.sources import fit_until_interrupted, trainer
 
 
-def test_tensorboard_has_the_values_of_the_lines_and_none_twice(tmp_path: Path) -> None:
+def test_tensorboard_has_each_logged_value_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def with_tensorboard() -> Trainer:

@@ -14,7 +14,7 @@ from tests.sae.training.rank_worker import saes, train_all
 from tests.sae.training.sources import mixtures
 
 
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_sae_as_one(tmp_path: Path) -> None:
     """Real processes, started by torchrun, with gloo."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     worker = ["-m", "tests.sae.training.rank_worker", str(tmp_path / "two")]

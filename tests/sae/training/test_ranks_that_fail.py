@@ -1,6 +1,6 @@
-"""``torchrun`` with a process that is killed, or all told to stop: the weights of an undisturbed run, bit for bit.
-
-Two processes add their gradients in one order only; on one thread each, nothing else depends on time.
+"""``torchrun`` with a killed process, or with all told to stop, gives the weights of an undisturbed run, bit for
+bit. The sum of two processes' gradients does not depend on their order, and with one thread each, nothing else
+depends on timing.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def test_a_killed_rank_is_started_again(
 def test_a_stopped_run_resumes(
     number: signal.Signals, settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    """By a scheduler's SIGTERM, or Ctrl-C: torchrun passes it on, and the processes get it at different steps."""
+    """SIGTERM from a scheduler, or Ctrl-C: torchrun forwards it, and it reaches the processes at different steps."""
     process = started(settings, tmp_path)
     wait_for_step(process, tmp_path, random.Random(int(number)).randrange(50, STEPS - 150))
     process.send_signal(number)
@@ -129,7 +129,7 @@ def test_a_stopped_run_resumes(
 
 
 @pytest.mark.slow
-def test_a_stop_of_one_rank_stops_all(settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_stopping_one_rank_stops_all(settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
     process = started(settings, tmp_path)
     wait_for_step(process, tmp_path, 200)
     subprocess.run(["kill", "-TERM", str(rank_of(process, 1))], check=True)

@@ -22,8 +22,8 @@ from tests.sae.training.sources import D, F, config, mixtures
 
 @dataclass(frozen=True)
 class Alone(TorchRanks):
-    """A group of one, in which the others' part can be played: ``fails`` at the n-th sum of gradients (they died), or
-    another process that asks to ``stop`` at the n-th message of losses.
+    """A group of one process that simulates others: they die at the n-th sum of gradients (``fails``), or request a
+    stop with the n-th message of losses (``stop``).
     """
 
     rank: int = 0
@@ -70,7 +70,7 @@ def undisturbed(tmp_path: Path) -> dict[str, Tensor]:
 def test_a_step_that_other_processes_did_not_finish_is_repeated(
     step: int, tmp_path: Path, undisturbed: dict[str, Tensor]
 ) -> None:
-    """The threshold has been updated by then, and in the first step the weights: neither may be updated twice."""
+    """By then the threshold has been updated, and in the first step the weights too: neither may be updated twice."""
     with pytest.raises(RuntimeError, match="closed by peer"):
         trainer(tmp_path, Alone(fails=step)).fit(progress=False)
     again = trainer(tmp_path)
@@ -108,7 +108,7 @@ def test_a_rank_that_is_asked_to_stop_tells_the_others(tmp_path: Path) -> None:
     assert asked.number == 7
 
 
-def test_processes_that_would_go_on_from_different_steps_are_refused(tmp_path: Path) -> None:
+def test_processes_that_resume_from_different_steps_are_refused(tmp_path: Path) -> None:
     with trainer(tmp_path) as run:
         for _ in range(3):
             run.step()
@@ -118,7 +118,7 @@ def test_processes_that_would_go_on_from_different_steps_are_refused(tmp_path: P
 
 
 def test_a_forwarded_signal_counts_once() -> None:
-    """Ctrl-C arrives from the terminal and from torchrun; only a later one stops at once."""
+    """Ctrl-C arrives from the terminal and from torchrun; only a later one stops immediately."""
     with between_steps(0.2) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

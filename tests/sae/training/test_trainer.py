@@ -74,7 +74,7 @@ def test_every_architecture_learns_from_raw_activations(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - {"tied"}))
-def test_the_first_reconstructions_are_of_the_right_size(name: str) -> None:
+def test_initial_reconstructions_have_the_scale_of_the_activations(name: str) -> None:
     """With eight ReLU features per dimension, reconstructions start four times too large without the fit."""
 
     def first(**changes) -> float:
@@ -102,7 +102,7 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
     assert (error < 0.15 * (stacked - stacked.mean(0)).square().sum((0, 2))).all(), "both points count alike"
 
 
-def test_raw_and_scaled_activations_make_the_same_sae() -> None:
+def test_scaling_the_activations_gives_the_same_sae() -> None:
     """Scaling the activations must not change the SAE."""
     scaled = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
     ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(16 * mixtures()), config()).fit(progress=False)
@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> 
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    """kill -9 at some moment, in a separate process."""
+    """SIGKILL at a random moment, in a separate process."""
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
@@ -175,13 +175,13 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     torch.testing.assert_close(again.fit(progress=False).W_enc, trained.W_enc, rtol=0, atol=0)
 
 
-def test_interrupted_it_writes_a_checkpoint_first(tmp_path: Path) -> None:
+def test_an_interrupted_run_writes_a_checkpoint_first(tmp_path: Path) -> None:
     fit_until_interrupted(trainer(tmp_path), 7)
     assert trainer(tmp_path).number == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_within_a_step_takes_effect_after_it(number: signal.Signals, tmp_path: Path) -> None:
     whole = trainer().fit(progress=False)
     run, handlers = trainer(tmp_path), [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     project = run.sae.project_weights_
@@ -201,7 +201,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(number: signal.Signa
         assert torch.equal(a, b)
 
 
-def test_an_error_in_the_middle_of_a_step_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+def test_an_error_within_a_step_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.step()
     run.save()
@@ -216,7 +216,7 @@ def test_an_error_in_the_middle_of_a_step_leaves_the_earlier_checkpoint(tmp_path
     assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
 
-def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
     trainer(tmp_path, steps=4).fit(progress=False)
     for changes, what in (({"lr": 1e-3}, "training.lr was 0.01, now 0.001"), ({"seed": 4}, "training.seed")):
         with pytest.raises(TrainingError, match=what):
@@ -230,7 +230,7 @@ def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: 
         trainer(tmp_path, steps=4)
 
 
-def test_a_bad_activation_is_named_and_the_weights_are_those_before_it(tmp_path: Path) -> None:
+def test_an_activation_that_is_not_finite_is_named_and_the_weights_are_kept(tmp_path: Path) -> None:
     x = mixtures()
     blocks = TensorActivations(x, recording=torch.arange(1200).int() // 100, position=torch.arange(1200).int() % 100,
                           ids=[f"clip-{k}" for k in range(12)])  # fmt: skip
@@ -243,7 +243,7 @@ def test_a_bad_activation_is_named_and_the_weights_are_those_before_it(tmp_path:
     assert run.number > 0 and (tmp_path / CHECKPOINT).exists()
 
 
-def test_a_loss_that_breaks_on_good_activations_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_on_finite_activations_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer()
     run.step()
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_a_loss_that_breaks_on_good_activations_says_so(monkeypatch: pytest.Monk
     run.close()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(tmp_path)
     run.step()
     run.save()
@@ -282,7 +282,7 @@ def test_parts_of_a_batch_add_up_to_it(parts: int, name: str) -> None:
     whole.close(), parted.close()
 
 
-def test_half_precision_products_learn_too() -> None:
+def test_training_with_bfloat16_products() -> None:
     trained = trainer(steps=120, precision="bfloat16").fit(progress=False)
     assert trained.dtype == torch.float32 and explained(trained, mixtures(seed=7)) > 0.75
 
@@ -346,7 +346,7 @@ def test_settings_are_checked(changes: dict, what: str, unchecked: None) -> None
         config(**changes)
 
 
-def test_rates_rise_and_fall() -> None:
+def test_learning_rate_schedule() -> None:
     from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
 
     settings = config(steps=100, warmup_steps=10, decay_steps=50, sparsity_warmup_steps=4, lr_end=0.1)

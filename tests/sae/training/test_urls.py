@@ -1,4 +1,4 @@
-"""Training from a store behind an URL into a folder behind one, stopped and resumed."""
+"""Training from a store at a URL into a folder at a URL, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = Path(__file__).parents[1] / "data"
 CONFIG = TrainingConfig(steps=12, batch=32, lr=1e-2)
 
 
-def test_a_run_behind_an_url_is_the_same(tmp_path: Path) -> None:
+def test_a_run_at_a_url_equals_a_local_run(tmp_path: Path) -> None:
     options = CollectOptions(shard_rows=90, batch=2)
     far = collect_activations(small_model(0), corpus(8), RESID, "memory://test_train/store", options, progress=False)
     near = collect_activations(small_model(0), corpus(8), RESID, tmp_path / "store", options, progress=False)
@@ -62,8 +62,8 @@ def test_errors_name_the_url() -> None:
         TensorBoard(place, 0)
 
 
-def test_lines_behind_an_url_are_written_before_the_checkpoint() -> None:
-    """A killed run loses the lines of steps that it does again."""
+def test_lines_at_a_url_are_written_before_the_checkpoint() -> None:
+    """A killed run loses only the lines of steps that it repeats."""
     place = as_path("memory://test_train/killed")
     with trainer(place) as run:
         run._writers = run._open_writers()
@@ -84,7 +84,7 @@ def test_lines_behind_an_url_are_written_before_the_checkpoint() -> None:
 
 
 def test_the_command_takes_urls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Settings, store and folder, each an URL."""
+    """Settings, store and folder are URLs."""
     place = as_path("memory://test_train/command")
     options = CollectOptions(shard_rows=90, batch=2)
     collect_activations(small_model(0), corpus(8), RESID, str(place / "store"), options, progress=False)
@@ -127,7 +127,7 @@ def test_only_files_of_an_sae_are_fetched(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", ["sparsify/plain", "dictionary_learning/BatchTopKSAE"])
-def test_foreign_folders_behind_urls(name: str) -> None:
+def test_folders_of_other_libraries_at_urls(name: str) -> None:
     near, far = DATA / name, as_path(f"memory://test_train/{name}")
     far.mkdir(parents=True)
     for file in near.iterdir():
@@ -138,7 +138,7 @@ def test_foreign_folders_behind_urls(name: str) -> None:
         assert torch.equal(tensor, second.sae.state_dict()[key])
 
 
-def test_a_file_of_weights_behind_an_url_finds_its_configuration() -> None:
+def test_a_weights_file_at_a_url_finds_its_configuration() -> None:
     near, far = DATA / "dictionary_learning/BatchTopKSAE", as_path("memory://test_train/steps")
     (far / "checkpoints").mkdir(parents=True)
     (far / "checkpoints/ae_100.pt").write_bytes((near / "ae.pt").read_bytes())
