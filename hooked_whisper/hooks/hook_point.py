@@ -202,6 +202,7 @@ class HookPoint(nn.Module):
 
     def add_perma_hook(self, fn: HookFn, dir: Direction = "fwd") -> HookHandle:
         """Add a permanent hook, see :meth:`add_hook`."""
+        check_option("dir", dir, ("fwd", "bwd"))
         return self.add_hook(fn, dir, is_permanent=True)
 
     def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = False) -> None:

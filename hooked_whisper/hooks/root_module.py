@@ -92,6 +92,7 @@ class HookedRootModule(nn.Module):
 
     def add_perma_hook(self, names: Names, hook: HookFn, dir: Direction = "fwd") -> list[HookHandle]:
         """Add a hook that stays until its handles are removed or ``reset_hooks(including_permanent=True)``."""
+        check_option("dir", dir, ("fwd", "bwd"))
         return self.add_hook(names, hook, dir, is_permanent=True)
 
     def reset_hooks(

@@ -73,8 +73,11 @@ class ForwardPass:
         """Run the model; see :meth:`WhisperCore.forward` for the arguments.
 
         Raises:
-            ArgumentError: ``return_type`` asks for a loss without tokens.
+            ArgumentError: an input is missing or one too many is given, ``return_type`` is unknown, or it asks for a
+                loss without tokens.
         """
+        check_return_type(return_type)
+        self.check_pairing("the model")
         if self.tokens is None and return_type in ("loss", "both"):
             raise ArgumentError(f"return_type={return_type!r} needs tokens: without them only the encoder runs")
         if self.encoder_out is None:
@@ -104,7 +107,7 @@ def check_return_type(return_type: ReturnType | None) -> None:
 
 
 def backward_from(
-    loss_fn: Callable[[Tensor], Tensor] | None, return_type: ReturnType | None, stop_early: bool
+    loss_fn: Callable[[Tensor], Tensor] | None, return_type: str | None, stop_early: bool
 ) -> Callable[..., Tensor]:
     """Return the function of a pass's output from which the backward pass starts.
 

@@ -166,10 +166,7 @@ class WhisperCore(HookedSAEModule):
         Raises:
             ArgumentError: the inputs do not fit the model or each other.
         """
-        check_return_type(return_type)
-        forward_pass = ForwardPass(mel, tokens, encoder_out)
-        forward_pass.check_pairing("the model")
-        return forward_pass.run(self, return_type, loss_per_token)
+        return ForwardPass(mel, tokens, encoder_out).run(self, return_type, loss_per_token)
 
     def loss_fn(
         self,
@@ -386,6 +383,8 @@ class WhisperCore(HookedSAEModule):
             ArgumentError: the reader does not read there what the writer writes.
         """
         check_option("mode", mode, get_args(Composition))
+        if reader is not None:
+            check_option("reader", reader, STACKS)
         if writer is None:
             raise ArgumentError(
                 f"Whisper has two stacks: write all_composition_scores({mode!r}, 'encoder'), ({mode!r}, 'decoder'), or "
