@@ -291,6 +291,7 @@ const resized = new ResizeObserver(() => {
   if (document.body.clientWidth === width) return;
   width = document.body.clientWidth;
   layOut();
+  reveal();
 });
 loadHeads().then(() => {
   drawAxes();
