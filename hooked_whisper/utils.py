@@ -24,8 +24,8 @@ from hooked_whisper.model.names import one_block_names
 from hooked_whisper.protocols import STACKS, Stack
 
 __all__ = [
+    "CandidateToken",
     "PromptTest",
-    "RankedToken",
     "composition_scores",
     "get_act_name",
     "get_device",
@@ -117,7 +117,7 @@ def get_device() -> torch.device:
 
 
 @dataclass(frozen=True)
-class RankedToken:
+class CandidateToken:
     """A token that the model could write next, its rank (0 is the top), logit and probability."""
 
     text: str
@@ -131,8 +131,8 @@ class PromptTest(Tabular):
     """How a model continues a text: each token of the answer, and the top tokens in its place."""
 
     prompt: tuple[str, ...]
-    answer: tuple[RankedToken, ...]
-    top: tuple[tuple[RankedToken, ...], ...]
+    answer: tuple[CandidateToken, ...]
+    top: tuple[tuple[CandidateToken, ...], ...]
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return one dict per token of the answer and per top token."""
@@ -171,10 +171,10 @@ def test_prompt(
     logits = model(mel, tokens)[0, before.shape[1] - 1 : -1].float()  # [answer token, vocab]
     probabilities = logits.softmax(-1)
 
-    def ranked(row: int, token: int) -> RankedToken:
+    def ranked(row: int, token: int) -> CandidateToken:
         rank = int((logits[row] > logits[row, token]).sum())
         text = model.to_single_str_token(token)
-        return RankedToken(text, rank, float(logits[row, token]), float(probabilities[row, token]))
+        return CandidateToken(text, rank, float(logits[row, token]), float(probabilities[row, token]))
 
     best = logits.topk(top_k).indices.tolist()
     return PromptTest(

@@ -35,7 +35,7 @@ class CachedTensor:
 
 
 @dataclass(frozen=True)
-class Section:
+class CacheSection:
     """Activations of one part of the model: axes -> names of the activations with these axes."""
 
     title: str
@@ -86,7 +86,7 @@ def cache_title(entries: Sequence[CachedTensor], nbytes: int) -> str:
     return f"ActivationCache with {_counted(len(entries))}, {_mebibytes(nbytes, 1)}"
 
 
-def _sections(entries: Sequence[CachedTensor]) -> list[Section]:
+def _sections(entries: Sequence[CachedTensor]) -> list[CacheSection]:
     """Return the parts of the model in order; blocks with the same activations form one part."""
     common = Counter(entry.dtype for entry in entries).most_common(1)
     usual = common[0][0] if common else str(torch.float32)
@@ -95,7 +95,7 @@ def _sections(entries: Sequence[CachedTensor]) -> list[Section]:
         match = _IN_BLOCK.fullmatch(entry.name)
         part, path = ((match["stack"], int(match["block"])), match["path"]) if match else _outside(entry.name)
         by_part.setdefault(part, []).append((path, entry))
-    sections: list[Section] = []
+    sections: list[CacheSection] = []
     blocks: list[int] = []
     for (stack, block), members in by_part.items():
         section = _section(stack, block, members, usual)
@@ -105,7 +105,7 @@ def _sections(entries: Sequence[CachedTensor]) -> list[Section]:
             blocks.append(block)
             title = f"{stack}.{blocks[0]}-{block}"
             n, nbytes = last.n_activations + section.n_activations, last.nbytes + section.nbytes
-            sections[-1] = Section(title, section.shapes, n, nbytes)
+            sections[-1] = CacheSection(title, section.shapes, n, nbytes)
         else:
             blocks = [] if block is None else [block]
             sections.append(section)
@@ -117,16 +117,16 @@ def _outside(name: str) -> tuple[tuple[str, None], str]:
     return (stack, None), path
 
 
-def _section(stack: str, block: int | None, members: Sequence[tuple[str, CachedTensor]], usual: str) -> Section:
+def _section(stack: str, block: int | None, members: Sequence[tuple[str, CachedTensor]], usual: str) -> CacheSection:
     shapes: dict[str, tuple[str, ...]] = {}
     for path, entry in members:
         axes = entry.axes if entry.dtype == usual else f"{entry.axes} {entry.dtype}"
         shapes[axes] = (*shapes.get(axes, ()), path)
     title = stack if block is None else f"{stack}.{block}"
-    return Section(title, shapes, len(members), sum(entry.nbytes for _, entry in members))
+    return CacheSection(title, shapes, len(members), sum(entry.nbytes for _, entry in members))
 
 
-def _size(section: Section) -> str:
+def _size(section: CacheSection) -> str:
     return f"{_counted(section.n_activations)}, {_mebibytes(section.nbytes, 1)}"
 
 
