@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hooked_whisper import FactoredMatrix, HookedWhisper, HookPoint, analysis, loading, patching, utils
+from hooked_whisper import FactoredMatrix, HookedWhisper, HookPoint, analysis, loading, patching, utils, viewer
 from hooked_whisper.hooks import ActivationCache
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming_from" / "transformer_lens.md"
@@ -32,6 +32,7 @@ def places() -> dict[str, Any]:
         "patching": patching,
         "analysis": analysis,
         "loading": loading,
+        "viewer": viewer,
     }
 
 
