@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hooked_whisper._support.audio_notices import AudioNotice, notify
 from hooked_whisper.audio.mpeg import mpeg_pieces
-from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, read_at, size_of, truncated
 from hooked_whisper.audio.tags import without_trailing_tags
 

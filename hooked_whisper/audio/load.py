@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 from upath import UPath
 
+from hooked_whisper._support.audio_notices import AudioNotice, notify
 from hooked_whisper._support.storage import AnyPath, as_path, is_local
 from hooked_whisper.audio.files import read_audio
 from hooked_whisper.audio.g722 import ENDING, decode_g722
 from hooked_whisper.audio.mel import HOP, MIN_SAMPLES, SAMPLE_RATE, Number, log_mel_spectrogram
-from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Seekable
 from hooked_whisper.errors import AudioError
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from hooked_whisper.audio.notices import AudioNotice, notify
+from hooked_whisper._support.audio_notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, truncated
 from hooked_whisper.audio.tags import tag_length, without_trailing_tags
 

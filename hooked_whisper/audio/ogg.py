@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hooked_whisper.audio.notices import AudioNotice, notify
+from hooked_whisper._support.audio_notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Spliced, broken, read_at, truncated
 
 _HEADER = 27

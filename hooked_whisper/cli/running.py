@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from hooked_whisper.audio import AudioNotice
+    from hooked_whisper._support.audio_notices import AudioNotice
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 done, but some recordings or findings failed; 2 a wrong argument or file, and nothing "
@@ -79,7 +79,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command]) -
     parsers = parser.add_subparsers(dest="command", required=True, metavar=names)
     for command in commands:
         for name in (command.name, *command.old_names):
-            listed = {"help": command.help} if name == command.name else {}
+            listed: dict[str, Any] = {"help": command.help} if name == command.name else {}
             inner = parsers.add_parser(
                 name,
                 description=fill(command.description, _WIDTH),
@@ -144,7 +144,7 @@ def _warnings_in_a_line(prog: str) -> Iterator[None]:
             print(f"{prog}: warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 
@@ -154,7 +154,7 @@ def _audio_summary(prog: str, parsed: argparse.Namespace) -> Iterator[None]:
     if parsed.verbose or not getattr(parsed, "reads_audio", True):
         yield
         return
-    from hooked_whisper.audio import collected_notices
+    from hooked_whisper._support.audio_notices import collected_notices
 
     with collected_notices() as notices:
         try:
@@ -166,7 +166,7 @@ def _audio_summary(prog: str, parsed: argparse.Namespace) -> Iterator[None]:
 
 def _summary(notices: list[AudioNotice], out: object) -> list[str]:
     """Return the summary, and write the full list into the output folder if there is one."""
-    from hooked_whisper.audio.notices import summaries
+    from hooked_whisper._support.audio_notices import summaries
 
     lines = summaries(notices)
     if len({notice.name for notice in notices}) <= _LISTED:

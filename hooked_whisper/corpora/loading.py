@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.audio_notices import warn_of_all
 from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio import SAMPLE_RATE, AudioNotice, collected_notices, to_windows
-from hooked_whisper.audio.notices import warn_of_all
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AlignmentError, AudioError, MissingExtraError
 

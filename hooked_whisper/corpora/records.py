@@ -10,8 +10,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.audio_notices import notify
 from hooked_whisper.audio import collected_notices, load_audio
-from hooked_whisper.audio.notices import notify
 from hooked_whisper.protocols import Alignment
 
 

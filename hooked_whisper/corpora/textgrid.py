@@ -61,8 +61,8 @@ def from_textgrid(
     """
     if "TextGrid" not in content[:200]:
         known = _CLASS.search(content[:200])
-        kind = f", but a Praat {known[1] or known[2]}" if known else ""
-        raise AlignmentError(f"{source} is not a TextGrid{kind}: its header does not contain the word TextGrid")
+        content_type = f", but a Praat {known[1] or known[2]}" if known else ""
+        raise AlignmentError(f"{source} is not a TextGrid{content_type}: its header does not contain the word TextGrid")
     values = _Values(content, source)
     if content.lstrip().startswith(_CHRONOLOGICAL):
         origin, end, named_tiers = _chronological(values)

@@ -9,10 +9,39 @@ from hooked_whisper.cli.model_arguments import add_verbose, device_of, threads
 from hooked_whisper.cli.prepare import check_output
 from hooked_whisper.cli.running import SAME_COMMAND
 
+EXAMPLE = """\
+[activations]
+store = "acts"               # what `sae-lens-audio collect --out acts` wrote
+hook = "encoder.blocks.2"    # transcoders: hook and hook_out; crosscoders: hooks, a list
+held_out = 0.1               # share of the recordings, split by speaker, kept for evaluation
+
+[sae]
+architecture = "topk"
+d_sae = 1024
+k = 32
+
+[training]
+steps = 5000
+batch = 2048
+lr = 1e-3
+warmup_steps = 100
+decay_steps = 1500
+
+[run]
+folder = "runs/topk"
+"""
+
+
+class _PrintExample(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(EXAMPLE, end="")
+        parser.exit()
+
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
-    parser.add_argument("settings", metavar="CONFIG.toml", help="settings of the run, see docs/howto/dictionaries.md")
+    parser.add_argument("settings", metavar="CONFIG.toml", help="settings of the run; --example prints some")
+    parser.add_argument("--example", action=_PrintExample, nargs=0, help="print a settings file and exit")
     parser.add_argument("--out", metavar="DIR", help="output folder or URL, overrides the file")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ...; overrides the file (default: cuda if available)")
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, overrides the file")

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
+from hooked_whisper._support.audio_notices import summaries
 from hooked_whisper.audio import AudioNotice, AudioWarning, collected_notices, load_audio
-from hooked_whisper.audio.notices import summaries
 from hooked_whisper.corpora import Loader, audio_folder
 
 TONE = np.sin(np.arange(8_000) / 10).astype(np.float32)
