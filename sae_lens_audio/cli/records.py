@@ -89,7 +89,7 @@ def model_of(parsed: argparse.Namespace, saes: Mapping[str, LoadedSAE]) -> Named
     actual = released_name(named.shapes.cfg.name)
     for name, sae in saes.items():
         model = sae.metadata.checkpoint
-        if model is None or released_name(model) == actual:
+        if model is None or released_name(model) in (actual, released_name(parsed.model)):
             continue
         # a digest decides between names that say little, such as that of a fine-tuned model
         if sae.metadata.checkpoint_sha256 is None or {released_name(model), actual} <= set(model_names()):

@@ -80,7 +80,7 @@ BAD = [
     ("reproduce", ("--only", "F99"), "F99"),
     ("explore", ("--port", "70000"), "65535"),
     ("transcribe", ("@nowhere.wav",), "nowhere.wav"),
-    ("collect", ("--hook", "encoder.blocks.1.attn.hook_pattern"), "one vector"),
+    ("collect", ("--hook", "encoder.blocks.1.attn.hook_pattern"), "hook_pattern has axes"),
     ("collect", ("--beyond", "20"), "--window sound"),
     ("collect", ("--padding", "keep", "--margin", "2"), "--margin"),
     ("sae evaluate", ("@wide",), "48"),
