@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.context import Context
@@ -23,12 +21,11 @@ from hooked_whisper.findings.core.packing import n_packed, packed, windows_holdi
 from hooked_whisper.findings.core.published import WINDOW_TEXTS, WINDOWS_IN_SHORT
 from hooked_whisper.findings.core.records import BOUNDS, Axis, Example, Measurement
 from hooked_whisper.findings.core.row_decoding import DecodingQueue
-from hooked_whisper.findings.core.statistics import bootstrap, spearman
-from hooked_whisper.findings.core.transcripts import errors_of
+from hooked_whisper.findings.core.statistics import spearman
+from hooked_whisper.findings.windows.curve import Curve, locality
+from hooked_whisper.findings.windows.masks import band, scrambled_band
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.masks import HeadWindows
 from hooked_whisper.model.masks import Mask, local_window
-from hooked_whisper.text import WordError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +50,6 @@ NARROWER = (1, 5)  # reported without a criterion, in case k = 10 does no harm
 CLIP_ROWS_UTTERANCES = SCRAMBLED_UTTERANCES = 50
 VARIANT_WINDOWS = (10, 20, 50, 75, 400)
 UNTRAINED_UTTERANCES, UNTRAINED_WINDOWS = 16, (10, 75, 400)
-LOCALITY_WINDOWS = (20, 50, 75)
 # Gates. The smallest threshold is 5 points of WER. With 200 words, the interval of a WER of up to 15 % reaches at most
 # 5 points to either side. A percentile bootstrap over fewer than 10 clips or packed windows is too narrow.
 ENOUGH_WORDS, ENOUGH_CLIPS = 200, 10
@@ -225,34 +221,6 @@ def _log_windows(axes: Axes, wer: Measurement) -> None:
     axes.minorticks_off()
 
 
-def band(n: int, k: int, n_rows: Sequence[int], device: torch.device) -> Bool[Tensor, "clip 1 query key"]:
-    """Return a band of half-width ``k`` in each clip's first ``n_rows`` rows; the other rows see everything."""
-    positions = torch.arange(n, device=device)
-    return HeadWindows((k,), tuple(n_rows))(positions, positions)
-
-
-def scrambled_band(
-    n: int, k: int, n_speech: Sequence[int], rng: np.random.Generator, device: torch.device
-) -> Bool[Tensor, "clip 1 query key"]:
-    """Return the band with its keys at random positions.
-
-    Each row keeps its number of keys within the clip and within the padding, and still sees itself.
-    """
-    positions = torch.arange(n)
-    near = (positions[:, None] - positions[None, :]).abs() <= k
-    masks = []
-    for speech in n_speech:
-        order = np.concatenate([rng.permutation(speech), speech + rng.permutation(n - speech)])
-        mask = near[:, order].clone()
-        moved_to = torch.empty(n, dtype=torch.long)
-        moved_to[torch.from_numpy(order)] = positions
-        blind = ~mask[positions, positions]  # rows that no longer see themselves: swap that key with their former one
-        mask[positions[blind], moved_to[blind]] = False
-        mask[positions[blind], positions[blind]] = True
-        masks.append(mask)
-    return torch.stack(masks)[:, None].to(device)
-
-
 def _transcribe(
     context: Context,
     windows: Sequence[int],
@@ -283,78 +251,6 @@ def _untrained(context: Context, windows: Sequence[int], n: int) -> dict[int, li
     with torch.no_grad():
         texts[n - 1] = context.transcriber(context.untrained)(context.untrained.embed_audio(context.mels(clips)))
     return texts
-
-
-class Curve:
-    """WER against window, with bootstrap resamples of the clips: the same ones for every curve over as many clips."""
-
-    def __init__(self, references: Sequence[str], texts: dict[int, list[str]], seed: int) -> None:
-        self.windows = sorted(texts)
-        count = min(len(t) for t in texts.values())
-        self.errors: list[list[WordError]] = [errors_of(references[:count], texts[k][:count]) for k in self.windows]
-        wrong = np.array([[e.errors for e in row] for row in self.errors])  # [window, utterance]
-        words = np.array([e.n_reference for e in self.errors[0]])
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(count, size=(1000, count)) if count else np.zeros((0, 0), int)
-        self.wer = wrong.sum(1) / max(words.sum(), 1)
-        self.samples: Float[np.ndarray, "draw window"] = np.stack(
-            [row[drawn].sum(1) / np.maximum(words[drawn].sum(1), 1) for row in wrong], axis=1
-        )
-
-    def at(self, k: int) -> Estimate:
-        """Return the WER at a window; undefined if it was not run."""
-        if k not in self.windows:
-            return Estimate(None)
-        index = self.windows.index(k)
-        return Estimate.of(self.wer[index], self.samples[:, index])
-
-    def rank_correlation(self) -> Estimate:
-        """Return the rank correlation of window and accuracy, over the published windows (not the narrower ones)."""
-        judged = [i for i, k in enumerate(self.windows) if k >= WINDOWS[0]]
-        k = np.array(self.windows, dtype=float)[judged]
-        return Estimate.of(spearman(k, -self.wer[judged]), [spearman(k, -row[judged]) for row in self.samples])
-
-    def excess(self, least: int) -> Estimate:
-        """Return the largest WER above the full window's, over windows of at least ``least``."""
-        wide = [i for i, k in enumerate(self.windows) if least <= k < self.windows[-1]]
-        if not wide:
-            return Estimate(None)
-        return Estimate.of(
-            (self.wer[wide] - self.wer[-1]).max(), (self.samples[:, wide] - self.samples[:, -1:]).max(axis=1)
-        )
-
-    def rise(self) -> Estimate:
-        """Return the largest rise of WER from a window to a wider one, over the published windows."""
-        judged = [i for i, k in enumerate(self.windows) if k >= WINDOWS[0]]
-        if len(judged) < 2:
-            return Estimate(None)
-        return Estimate.of(_largest_rise(self.wer[None, judged])[0], _largest_rise(self.samples[:, judged]))
-
-    def narrowest(self) -> Estimate:
-        return self.at(10)
-
-
-def _largest_rise(wer: Float[np.ndarray, "draw window"]) -> Float[np.ndarray, "draw"]:
-    """Negative where every wider window is better."""
-    lowest = np.minimum.accumulate(wer, axis=1)
-    return (wer[:, 1:] - lowest[:, :-1]).max(axis=1)
-
-
-def locality(narrow: Curve, scrambled: Curve) -> Estimate:
-    """Return the WER of the scrambled window minus that of the band: mean over windows, clips paired."""
-    shared = [k for k in LOCALITY_WINDOWS if k in narrow.windows and k in scrambled.windows]
-    if not shared:
-        return Estimate(None)
-    count = len(scrambled.errors[0])
-    per_utterance = np.zeros(count)
-    for k in shared:
-        a, b = scrambled.errors[scrambled.windows.index(k)], narrow.errors[narrow.windows.index(k)][:count]
-        per_utterance += np.array([x.errors - y.errors for x, y in zip(a, b, strict=True)]) / len(shared)
-    words = np.array([e.n_reference for e in scrambled.errors[0]])
-    value = per_utterance.sum() / max(words.sum(), 1)
-    rng = np.random.default_rng(0)
-    samples = bootstrap(count, lambda i: float(per_utterance[i].sum() / max(words[i].sum(), 1)), rng)
-    return Estimate.of(value, samples)
 
 
 def _statistics(curve: Curve) -> dict[str, Estimate]:

@@ -24,7 +24,7 @@ TONE, SPEAKERS = 0.06, ("a", "b", "c")  # seconds
 
 
 def spoken(count: int, seed: int = 0, shuffled: bool = False) -> tuple[Clip, ...]:
-    """Clips of 1.2 s: tones of 60 ms between two silences. ``shuffled``: the labels are in another order."""
+    """Return clips of 1.2 s with tones of 60 ms between two silences. ``shuffled``: with shuffled labels."""
     rng = np.random.default_rng(seed)
     return tuple(_utterance(k, rng, shuffled) for k in range(count))
 
@@ -46,7 +46,7 @@ def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Clip:
 
 
 def context_with_phones(count: int = 0, **more) -> Context:
-    """A context with a random model and clips of tones."""
+    """Return a context with a random model and clips of tones."""
     return replace(small_context(0), utterances=spoken(count), **more)
 
 

@@ -25,14 +25,14 @@ from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_context
 
 
-def test_proportional_spacing_goes_by_letters() -> None:
+def test_proportional_spacing_follows_the_number_of_letters() -> None:
     words = (Interval(0.5, 0.6, "a"), Interval(0.6, 1.0, "cat"))
     even = alignment_heads.proportional(Alignment("u", "s", "a cat", 2.0, words))
     assert [(w.start, w.end, w.label) for w in even] == [(0.0, 0.5, "a"), (0.5, 2.0, "cat")]
     assert boundaries(even).tolist() == [0.5, 2.0]
 
 
-def test_f1_and_its_paired_difference() -> None:
+def test_f1_estimate_and_its_paired_difference() -> None:
     rng = np.random.default_rng(0)
     good, bad = np.array([[4, 5, 5]] * 30), np.array([[1, 5, 5]] * 30)
     estimate = f1_estimate(good, rng)
@@ -42,7 +42,7 @@ def test_f1_and_its_paired_difference() -> None:
     assert f1_gain(bad, bad, rng).value == 0
 
 
-def test_the_lag_is_found_minus_given_and_can_be_taken_off() -> None:
+def test_lag_is_estimated_minus_true_start_and_can_be_removed() -> None:
     truth = (Interval(0.3, 0.5, "a"), Interval(0.6, 0.8, "b"), Interval(0.8, 1.0, "c"))
     late = (Interval(0.0, 0.7, "a"), *shifted_words(truth[1:], 0.1))
     lags = start_lags(late, truth)
@@ -69,7 +69,7 @@ def knowing(model, encoder_out, tokens, n_positions, heads=None):
     return out
 
 
-def test_the_knowing_head_is_chosen_on_one_half_and_scored_on_the_other(monkeypatch) -> None:
+def test_informative_head_is_selected_on_one_half_and_scored_on_the_other(monkeypatch) -> None:
     monkeypatch.setattr(heads_analysis, "cross_scores", knowing)
     seen: list[list[str]] = []
     original = alignment_heads.choose_heads
@@ -95,7 +95,7 @@ def test_the_knowing_head_is_chosen_on_one_half_and_scored_on_the_other(monkeypa
     assert len(finding.draw()) == 3
 
 
-def test_real_passes_of_a_random_model_run_through() -> None:
+def test_random_model_runs_end_to_end() -> None:
     finding = AlignmentHeads().run(small_context(count=4))
     assert finding.status == "measured, no verdict"
     assert {c.name for c in finding.controls} == {alignment_heads.UNTRAINED, OTHER, alignment_heads.RANDOM, EVEN}
@@ -103,7 +103,7 @@ def test_real_passes_of_a_random_model_run_through() -> None:
     assert even.values[GAIN].value == 0
 
 
-def test_own_word_times_are_no_truth() -> None:
+def test_own_word_times_give_no_verdict() -> None:
     finding = AlignmentHeads().run(small_context(count=4, truth=False, reference="model"))
     assert finding.status == "measured, no verdict" and alignment_heads.SCORED in finding.status_reason
     assert finding.measurements and "agreement" in finding.notes[-1]

@@ -43,14 +43,14 @@ def test_a_conflict_contradicts_the_grammar(context: Context) -> None:
         assert conflict.replaced != conflict.before and len({conflict.said, conflict.called, conflict.unrelated}) == 3
 
 
-def test_clips_with_an_error_are_left_out(context: Context) -> None:
+def test_clips_with_transcription_errors_are_left_out(context: Context) -> None:
     context.transcripts[:] = ["the red dog sat"] * 6
     assert find_conflicts(context, np.random.default_rng(0)) == []
     finding = AudioAgainstContext().run(context)
     assert finding.status == "not testable" and "without an error" in finding.status_reason
 
 
-def test_padding_on_the_right_changes_nothing(context: Context) -> None:
+def test_padding_on_the_right_does_not_change_results(context: Context) -> None:
     items = [Conflict(0, 1, "the", "very", "red", "dog", "sea"), Conflict(1, 3, "cat", "tea", "sat", "dog", "sea")]
     together = run_conflicts(context, context.model, items, context.encoded)
     for k, conflict in enumerate(items):
@@ -62,14 +62,14 @@ def test_padding_on_the_right_changes_nothing(context: Context) -> None:
     assert not listeners(context.model)
 
 
-def test_the_embedding_carries_all_evidence_of_the_word(context: Context) -> None:
+def test_patching_the_embedding_restores_the_whole_gap_of_the_word(context: Context) -> None:
     """The runs differ in one token, the last: with its embedding taken over, the run is the other conflict."""
     runs = run_conflicts(context, context.model, find_conflicts(context, np.random.default_rng(0)), context.encoded)
     np.testing.assert_allclose(runs.word[:, list(PATHS).index("embedding")], 1, atol=1e-2)
     np.testing.assert_allclose(runs.audio[:, list(PATHS).index("embedding")], 0, atol=1e-2)
 
 
-def test_shares_are_pooled() -> None:
+def test_shares_are_weighted_by_the_gap() -> None:
     shares = np.array([[1.0, 0.0], [-100.0, 0.5]])
     first, second = pooled(shares, np.array([10.0, 0.01]), np.random.default_rng(0))
     assert first.value == pytest.approx(9 / 10.01) and second.value == pytest.approx(0.005 / 10.01)

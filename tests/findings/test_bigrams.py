@@ -26,14 +26,14 @@ def _log(p: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(p, 1e-12))
 
 
-def test_logits_that_are_the_log_of_the_matrix_have_no_distance(truth) -> None:
+def test_log_probabilities_of_the_grammar_have_zero_kl(truth) -> None:
     statistics = words_only(truth, _log(truth.row) + 3.7).statistics(np.random.default_rng(0))
     assert statistics[RATIO].value == pytest.approx(0, abs=1e-6)
     assert statistics[TOP].value == 1 and statistics[RANKS].value == pytest.approx(1)
     assert statistics[RATIO].low <= statistics[RATIO].value <= statistics[RATIO].high
 
 
-def test_word_frequencies_have_the_ratio_one(truth) -> None:
+def test_word_frequencies_have_a_kl_ratio_of_one(truth) -> None:
     statistics = words_only(truth, np.broadcast_to(_log(truth.unigram), truth.row.shape)).statistics()
     assert statistics[RATIO].value == pytest.approx(1)
 
@@ -43,7 +43,7 @@ def test_logits_of_other_words_are_worse_than_frequencies(truth) -> None:
     assert statistics[RATIO].value > 1
 
 
-def test_the_end_as_in_the_corpus_and_as_in_the_row(truth) -> None:
+def test_end_of_sentence_as_in_the_corpus_and_as_in_the_grammar_row(truth) -> None:
     corpus = with_end(truth, _log(truth.follows), True).statistics()
     assert corpus[RATIO].value == pytest.approx(0, abs=1e-6)
     assert with_end(truth, _log(truth.row), False).statistics()[RATIO].value == pytest.approx(0, abs=1e-6)
@@ -56,7 +56,7 @@ def test_log_softmax() -> None:
 
 
 def _context_with_logits(table: np.ndarray):
-    """A context whose models answer a word with that row of logits, whatever they hear."""
+    """Return a context whose models predict the row of logits of each word, for any audio."""
     context = small_context()
     truth = context.truth
     row_of = {int(t): k for k, t in enumerate(truth.tokens)}
@@ -73,7 +73,7 @@ def _context_with_logits(table: np.ndarray):
     return context
 
 
-def test_a_decoder_that_knows_its_world_reproduces_the_finding() -> None:
+def test_decoder_that_knows_the_grammar_reproduces_the_finding() -> None:
     table = _log(small_truth(small_model()).row)
     finding = Bigrams().run(_context_with_logits(table))
     assert finding.status == "reproduced", finding.status_reason
@@ -89,13 +89,13 @@ def test_a_decoder_that_knows_its_world_reproduces_the_finding() -> None:
     assert len(finding.draw()) == 3
 
 
-def test_a_decoder_that_knows_frequencies_only_does_not() -> None:
+def test_decoder_that_knows_only_frequencies_does_not_reproduce_it() -> None:
     truth = small_truth(small_model())
     finding = Bigrams().run(_context_with_logits(np.tile(_log(truth.unigram), (len(WORDS), 1))))
     assert finding.status == "not reproduced"
 
 
-def test_shuffled_rows_do_not() -> None:
+def test_shuffled_rows_do_not_meet_the_criteria() -> None:
     truth = small_truth(small_model())
     finding = Bigrams().run(_context_with_logits(_log(np.roll(truth.row, 5, axis=0))))
     assert finding.status == "not reproduced"

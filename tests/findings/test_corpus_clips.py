@@ -1,4 +1,4 @@
-"""Clips of a corpus: windows cut between words, speakers in turn, texts and times, failures that are told."""
+"""Clips of a corpus: windows cut between words, speakers in turn, texts and times, and reported failures."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_a_long_recording_is_cut_between_words() -> None:
     assert clips.own_texts == clips.own_times == 0
 
 
-def test_texts_and_times_of_the_model_are_counted() -> None:
+def test_number_of_own_texts_and_times_is_counted() -> None:
     model = small_model(n_ctx=100)
     clips = clips_of(model, [recording("told", 1.0, text="yes"), recording("untold", 1.0)])
     assert clips.own_texts == 1 and clips.own_times == 2
     assert "1 texts are the model's own" in origin_of("x", clips)
 
 
-def test_what_cannot_be_used_is_a_failure_and_the_rest_is_done(tmp_path) -> None:
+def test_unusable_recordings_are_failures_and_the_others_are_loaded(tmp_path) -> None:
     model = small_model(n_ctx=100)
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"nothing")
@@ -79,7 +79,7 @@ def utterance(name: str, speaker: str, seconds: float) -> Clip:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.2, 9)), min_size=1, max_size=12))
-def test_packing_loses_nothing(clips: list[tuple[str, float]]) -> None:
+def test_packing_keeps_audio_words_and_phones(clips: list[tuple[str, float]]) -> None:
     originals = [utterance(f"u{k}", speaker, seconds) for k, (speaker, seconds) in enumerate(clips)]
     windows = pack(originals, room=10.0)
     assert n_packed(windows) == len(originals)

@@ -1,4 +1,4 @@
-"""F4 with a fake decoder that reads the words off its positions."""
+"""F4 with a fake decoder that reads the words from the encoder positions."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def values(finding) -> dict[str, float]:
     return {c.name: c.estimate.value for c in finding.criteria}
 
 
-def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
+def test_cut_word_disappears() -> None:
     finding = CutWords().run(context())
     rates = values(finding)
     assert finding.status == "reproduced", finding.status_reason
@@ -129,20 +129,20 @@ def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
     assert span.label in finding.examples[0].reference.split() and span.end > span.start + 0.2
 
 
-def test_the_verdict_on_exact_times_is_made_without_a_margin() -> None:
+def test_verdict_on_exact_times_uses_no_margin() -> None:
     finding = CutWords().run(context(exact=True))
     assert finding.status == "reproduced" and finding.parameters["verdict_margin_ms"] == 0
     assert values(finding)[DELETED] == 1 and values(finding)[COLLATERAL] == 0
 
 
-def test_a_model_that_fills_the_gap_reproduces_it_partly() -> None:
+def test_model_that_writes_another_word_reproduces_it_partly() -> None:
     finding = CutWords().run(context(fills=True, exact=True))
     rates = values(finding)
     assert rates[GONE] == 1 and rates[DELETED] == 0
     assert finding.status == "partly"
 
 
-def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
+def test_larger_margin_removes_neighbors() -> None:
     clips = context()
     target = targets_of(clips)[1]
     wide = with_margin(clips, target, 100)
@@ -162,14 +162,14 @@ def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
     assert any("margin 0" in note and "not met" not in note for note in finding.notes)
 
 
-def test_a_model_that_loses_the_neighbors_too_is_not_reproduced(monkeypatch) -> None:
+def test_model_that_loses_the_neighbors_does_not_reproduce_it(monkeypatch) -> None:
     monkeypatch.setattr(cut_words, "VERDICT_MARGIN", 200)
     clips = context()
     finding = CutWords().run(replace(clips, fake=replace(clips.fake, threshold=0.4)))
     assert finding.status == "not reproduced" and NEIGHBORS in finding.status_reason
 
 
-def test_clips_with_errors_are_left_out() -> None:
+def test_clips_with_transcription_errors_are_left_out() -> None:
     clips = context()
     wrong = replace(clips.fake, texts=("something else", *clips.fake.texts[1:]))
     finding = CutWords().run(replace(clips, fake=wrong))
@@ -197,13 +197,13 @@ def test_the_peak_of_a_profile() -> None:
     assert peak(np.zeros((5, len(OFFSETS))), 0.02, np.random.default_rng(0)).value is None
 
 
-def test_fates() -> None:
+def test_fates_of_words() -> None:
     assert word_fates("a b c", "a c").fates == ("kept", "deleted", "kept")
     assert word_fates("a b c", "a x c").fates == ("kept", "replaced", "kept")
     assert word_fates("a b", "a b b").inserted == 1
     assert word_fates("a", "").fates == ("deleted",)
 
 
-def test_words_stay_in_their_places() -> None:
+def test_targets_keep_the_index_of_their_word() -> None:
     assert normalize_words("Hot ones. The SHOW – it's 5!") == "hot ones the show it's 5"
     assert normalize_words(" ... ") == ""

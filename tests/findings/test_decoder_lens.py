@@ -32,7 +32,7 @@ def lens(*texts: list[str], rank: np.ndarray | None = None) -> LensReadings:
     return LensReadings(layers, tuple(map(tuple, texts)), zero, ranks, zero, clip_of, ("x",) * ranks.shape[1])
 
 
-def test_a_model_that_gets_better_block_by_block() -> None:
+def test_blocks_that_improve_in_order_meet_the_criteria() -> None:
     said = ["a b c d"] * 30
     statistics = ErrorCurve(
         said, lens([""] * 30, ["a x y z"] * 30, ["a b y z"] * 30, said), np.random.default_rng(0)
@@ -40,27 +40,27 @@ def test_a_model_that_gets_better_block_by_block() -> None:
     assert statistics[ORDER].value == pytest.approx(1) and statistics[BLANK].value == 1 and statistics[GAIN].value == 1
 
 
-def test_a_model_that_does_not() -> None:
+def test_blocks_that_do_not_improve_fail_the_criteria() -> None:
     said = ["a b"] * 10
     statistics = ErrorCurve(said, lens([""] * 10, [""] * 10, [""] * 10), np.random.default_rng(0)).statistics()
     assert statistics[ORDER].value is None and statistics[GAIN].value == 0
 
 
-def test_gamma_reaches_one_with_ties_and_falls_with_every_wrong_pair() -> None:
+def test_gamma_ignores_ties_and_decreases_with_every_wrong_pair() -> None:
     readable_at_last = [1.9, 1.6, 1.0, 1.2, 0.1]  # ties at "unreadable", whatever the WER
     one_wrong_pair = [1.0, 0.6, 0.7, 0.1]
     gammas = gamma(np.array([readable_at_last[1:], one_wrong_pair, one_wrong_pair[::-1], [1.0, 2.0, 0.95, 0.9]]))
     assert gammas[:3] == pytest.approx([1, 4 / 6, -4 / 6]) and np.isnan(gammas[3])
 
 
-def test_blocks_in_random_order_have_no_order() -> None:
+def test_gamma_of_shuffled_blocks_is_near_zero() -> None:
     said = ["a b c d"] * 5
     curve = ErrorCurve(said, lens(["x"] * 5, ["a y z y"] * 5, ["a b y z"] * 5, said), np.random.default_rng(0))
     shuffled = curve.in_random_order(np.random.default_rng(1))
     assert curve.statistics()[ORDER].value == 1 and abs(shuffled.value or 0) < 0.1 and (shuffled.low or 0) < -0.9
 
 
-def test_tokens_of_earlier_blocks_are_those_neither_guessed_nor_left_to_the_last() -> None:
+def test_early_share_excludes_guessed_tokens_and_those_of_the_last_block() -> None:
     #       guessed, block 0, the last, wrong in the end
     rank = np.array([[0, 3, 4, 0], [0, 0, 2, 0], [0, 0, 0, 5]])
     share = early_share(lens([], [], [], rank=rank), np.random.default_rng(0))
@@ -68,7 +68,7 @@ def test_tokens_of_earlier_blocks_are_those_neither_guessed_nor_left_to_the_last
     assert early_share(lens([], [], rank=np.ones((2, 3), int)), np.random.default_rng(0)).value is None
 
 
-def test_a_token_settles_where_it_stays_right() -> None:
+def test_token_settles_at_the_first_block_after_which_it_stays_right() -> None:
     rank = np.array([[0, 4, 0, 1], [3, 0, 0, 2], [0, 0, 0, 5]])
     first, right = settled(lens([], [], [], rank=rank))
     assert first[:3].tolist() == [2, 1, 0] and right.tolist() == [True, True, True, False]
@@ -93,7 +93,7 @@ def test_readings_are_the_models_own_log_probabilities() -> None:
     assert readings.texts[-1] == tuple(context.transcriber()(context.encoded))
 
 
-def test_it_runs_draws_and_says_what_is_missing() -> None:
+def test_it_runs_draws_and_names_the_unmet_gate() -> None:
     context = small_context(count=3)
     finding = run_experiment(REGISTRY["L2"], context)
     assert finding.status == "measured, no verdict" and "clips" in finding.status_reason

@@ -1,4 +1,4 @@
-"""F8: a planted rise is evaluation, a flat or general one is not."""
+"""F8: a planted rise is reproduced; a flat rise, or one that random directions share, is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def judge(context: Context, evaluation: PhoneEvaluation) -> Finding:
     return EXPERIMENT.judge(evaluation, EXPERIMENT.setting(context))
 
 
-def test_a_planted_rise_is_found() -> None:
+def test_planted_rise_is_detected() -> None:
     finding = judge(small_context(), planted(True))
     assert finding.status == "reproduced", finding.status_reason
     values = {c.name: c.estimate.value or 0 for c in finding.claims}
@@ -41,12 +41,12 @@ def test_a_layer_may_encode_phones_without_single_neurons_for_them() -> None:
     assert "0.7" in finding.notes[-2] and finding.tables[0].rows[0][0] == "layer as a whole"
 
 
-def test_a_layer_that_falls_fails_that_criterion_only() -> None:
+def test_falling_layer_fails_only_its_criterion() -> None:
     finding = judge(small_context(), replace(planted(True), probes=layer_probes(0.8, 0.3)))
     assert [c.name for c in finding.claims if not c.passed] == [LAYER]
 
 
-def test_a_rise_of_random_directions_too_is_no_rise_of_neurons() -> None:
+def test_rise_of_random_directions_does_not_count_as_a_rise_of_neurons() -> None:
     evaluation = planted(True)
     finding = judge(small_context(), replace(evaluation, random=(evaluation.neurons[0], evaluation.neurons[1])))
     beyond = {c.name: c for c in finding.claims}[BEYOND]
@@ -73,7 +73,7 @@ def test_contrast_leaves_undefined_features_out() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 24])
-def test_runs_on_a_random_model(count: int) -> None:
+def test_it_runs_on_a_random_model(count: int) -> None:
     finding = EXPERIMENT.run(context_with_phones(count))
     assert finding.id == "F8" and finding.status == ("measured, no verdict" if count else "not testable")
     assert bool(finding.draw()) == (count > 0)

@@ -93,7 +93,7 @@ def test_words_of_another_vocabulary_are_refused() -> None:
         ("a\t1\tAH\nb\t1\tB\n", "a\tb 7 a 8\n", "'a'"),
     ],
 )
-def test_lists_that_do_not_fit_are_refused(words: str, bigrams: str, named: str) -> None:
+def test_inconsistent_lists_are_refused(words: str, bigrams: str, named: str) -> None:
     with pytest.raises(HookedWhisperError, match=named):
         parse(words, bigrams)
 
@@ -113,12 +113,12 @@ def test_counts_keep_two_significant_digits(count: int) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=6), min_size=1, max_size=12))
-def test_edit_distances_of_many_are_those_of_two(sequences: list[list[str]]) -> None:
+def test_edit_distances_match_the_pairwise_definition(sequences: list[list[str]]) -> None:
     distances = edit_distances(sequences)
     assert distances.tolist() == [[edit_distance(tuple(a), tuple(b)) for b in sequences] for a in sequences]
 
 
-def test_sounds() -> None:
+def test_rhymes_and_last_phones() -> None:
     assert one_syllable_rime(("T", "IY")) == ("IY",) and one_syllable_rime(("R", "AH", "G")) == ("AH", "G")
     assert one_syllable_rime(("R", "AH", "N", "IH", "NG")) is None and one_syllable_rime(("M",)) is None
     assert spelled_rime("tea") == "ea" and spelled_rime("hmm") == "hmm"
@@ -126,7 +126,7 @@ def test_sounds() -> None:
     assert not differ_only_at_the_end("cat", "hat")
 
 
-def test_use_finds_words_with_the_same_neighbors() -> None:
+def test_similarity_in_use_is_high_for_words_with_the_same_neighbors() -> None:
     english = load_english()
     rows = np.sort([english.index[word] for word in ("seven", "eight", "red", "blue", "walk", "run")])
     use = english.context_similarity(rows)

@@ -35,7 +35,7 @@ def frequent() -> English:
 
 
 def _context(table: np.ndarray, **more):
-    """A context without a world whose model answers a word of the list with that word's row of logits."""
+    """Return a context without truth, whose model predicts the row of logits of each word of the list."""
     context = small_context(truth=False, **more)
     ids = torch.from_numpy(frequent().token_ids(context.model))
     row_of = {int(token): i for i, token in enumerate(ids)}
@@ -68,7 +68,7 @@ def test_a_decoder_that_knows_bigrams_reproduces_the_finding() -> None:
     assert finding.published and len(finding.draw()) == 3
 
 
-def test_a_decoder_that_knows_frequencies_does_not() -> None:
+def test_decoder_that_knows_only_frequencies_does_not_reproduce_it() -> None:
     english = frequent()
     finding = REGISTRY["F9"].run(_context(np.tile(np.log(english.counts), (len(english.words), 1))))
     assert finding.status == "not reproduced"
@@ -103,6 +103,6 @@ def test_partial_correlation_is_that_of_residuals(seed: int, n: int) -> None:
 
 
 @given(st.integers(2, 50), st.integers(0, 1000))
-def test_no_prompt_keeps_its_place(n: int, seed: int) -> None:
+def test_other_prompts_are_never_the_same_prompt(n: int, seed: int) -> None:
     other = other_prompts(n, np.random.default_rng(seed))
     assert sorted(other) == list(range(n)) and (other != np.arange(n)).all()

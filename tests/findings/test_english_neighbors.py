@@ -58,7 +58,7 @@ def rng_of(phone: str) -> np.ndarray:
     return np.random.default_rng(list(phone.encode())).standard_normal(32)
 
 
-def test_random_embeddings_do_not_and_published_lists_are_judged_for_tiny_only() -> None:
+def test_random_embeddings_do_not_reproduce_it_and_published_lists_are_judged_for_tiny_only() -> None:
     context = small_context(truth=False)
     finding = REGISTRY["F10"].run(context)
     assert finding.status == "not reproduced" and len(finding.criteria) == 5
@@ -66,7 +66,7 @@ def test_random_embeddings_do_not_and_published_lists_are_judged_for_tiny_only()
     assert len(REGISTRY["F10"].run(context).criteria) == 7
 
 
-def test_kinds_of_pairs(words) -> None:
+def test_kinds_of_word_pairs(words) -> None:
     alike = _spelled(words, words.sound_alike)
     assert {"buy-my", "do-to"} & alike or {"high-why", "me-see"} & alike
     assert "book-books" not in alike and "need-needs" not in alike

@@ -63,14 +63,14 @@ def test_a_context_that_cannot_be_tested_gives_the_reason() -> None:
     assert finding.parameters == {"needs": 3} and finding.inputs["counted"] == 0
 
 
-def test_a_setting_draws_as_its_context() -> None:
+def test_setting_and_context_share_random_generators() -> None:
     context = small_context(count=1, seed=5)
     setting = Clips().setting(context)
     assert setting.rng("x").random() == context.rng("x").random() != context.rng("y").random()
     assert setting.is_organism and not Clips().setting(small_context(truth=False)).is_organism
 
 
-def test_every_experiment_says_what_it_is() -> None:
+def test_every_experiment_has_its_attributes() -> None:
     for id, experiment in REGISTRY.items():
         assert experiment.id == id and experiment.title and experiment.claim and experiment.protocol
         assert experiment.module_name.split(".")[1] == "findings"
@@ -119,7 +119,7 @@ def test_experiments_are_selected_in_any_case_and_in_order() -> None:
 
 def test_an_unknown_id_is_a_key_error_that_names_similar_ids() -> None:
     assert "F99" not in REGISTRY and REGISTRY.get("F99") is None
-    with pytest.raises(KeyError, match="'w1'.*W1") as error:
+    with pytest.raises(KeyError, match=r"'w1'.*W1") as error:
         REGISTRY["w1"]
     assert isinstance(error.value, HookedWhisperError)
 

@@ -11,18 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.features.phones.classifier import PhoneClassifier
+from hooked_whisper.features.visualize_with_priors import MelPrior
 from hooked_whisper.findings import feature_visualization
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.statistics import auc
-from hooked_whisper.findings.feature_visualization import (
-    FeatureVisualization,
-    Target,
-    VisualizationChecks,
-    named_phones,
-    named_planted,
-    phone_aucs,
-    targets,
-)
+from hooked_whisper.findings.feature_visualization import FeatureVisualization
+from hooked_whisper.findings.phones import visualization_checks
+from hooked_whisper.findings.phones.visualization_checks import VisualizationChecks, named_planted
+from hooked_whisper.findings.phones.visualization_targets import Target, named_phones, phone_aucs, read_speech, targets
 from hooked_whisper.protocols import Interval
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context
@@ -40,7 +36,7 @@ def context() -> Context:
 
 
 @given(st.integers(0, 1000))
-def test_aucs_are_those_of_the_slow_definition(seed: int) -> None:
+def test_aucs_match_the_pairwise_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 5, size=(30, 3)).astype(float)  # with ties
     phone = rng.permutation(np.array(["a"] * 8 + ["b"] * 10 + ["c"] * 12))
@@ -60,7 +56,7 @@ def test_a_unit_has_one_phone_and_the_best_come_first() -> None:
     assert targets(tables, ["a", "b", "c"], count=1) == [Target("x", 0, "b", 0.95)]
 
 
-def test_names_are_of_the_frames_round_the_middle() -> None:
+def test_phone_is_named_from_the_frames_around_the_middle() -> None:
     weight = torch.zeros(2, 80 * 11)
     weight[1, 5::11] = 1.0  # the middle frame's level
     classifier = PhoneClassifier(("low", "high"), torch.zeros(80), torch.ones(80), weight, torch.zeros(2))
@@ -72,8 +68,9 @@ def test_names_are_of_the_frames_round_the_middle() -> None:
 
 
 def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_visualization, "FIRST", 4)
-    monkeypatch.setattr(feature_visualization, "STEPS", 3)
+    for module in (feature_visualization, visualization_checks):
+        monkeypatch.setattr(module, "FIRST", 4)
+        monkeypatch.setattr(module, "STEPS", 3)
     finding = FeatureVisualization().run(context)
     assert finding.status == "measured, no verdict" and "gate" in finding.status_reason  # two phones are not twenty
     assert {c.name for c in finding.controls} == set(feature_visualization.CONTROLS)
@@ -85,19 +82,19 @@ def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_phones_of_positions_are_those_at_their_centers(context: Context) -> None:
-    speech = feature_visualization.read_speech(context, ["encoder.blocks.1.mlp.hook_pre"])
+    speech = read_speech(context, ["encoder.blocks.1.mlp.hook_pre"])
     first = speech.utterance == 0
     assert speech.phone[first][:30].tolist() == ["SIL"] * 10 + ["a"] * 10 + ["b"] * 10
     assert speech.values["encoder.blocks.1.mlp.hook_pre"].shape == (len(first), 64)
 
 
-def test_without_phones_it_says_so() -> None:
+def test_clips_without_phones_are_not_testable() -> None:
     finding = FeatureVisualization().run(small_context(count=3))
     assert finding.status == "not testable" and "no clip has phones" in finding.status_reason
     assert finding.draw() == []
 
 
-def test_a_feature_counts_by_the_share_of_its_starts() -> None:
+def test_feature_scores_the_share_of_its_starts() -> None:
     features = [Target("x", 0, "a", 0.9), Target("x", 1, "b", 0.8)]
     activation = np.array([[2.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     checks = VisualizationChecks.of(features, [["a", "b", "a", "a"], ["b"] * 4], activation, np.array([1.0, 1.0]))
@@ -106,12 +103,12 @@ def test_a_feature_counts_by_the_share_of_its_starts() -> None:
     assert others.named.tolist() == [[False, True, False, False], [False] * 4]
 
 
-def test_planted_phones_are_found() -> None:
+def test_planted_phones_are_named() -> None:
     """Two classifiers that agree on what two phones are, and a prior with enough room for both."""
     weight = torch.zeros(2, 80, 11)
     weight[0, :40], weight[1, 40:] = 1.0, 1.0
     low_or_high = PhoneClassifier(("low", "high"), torch.zeros(80), torch.ones(80), weight.flatten(1), torch.zeros(2))
     generator = torch.Generator().manual_seed(0)
     real = [torch.randn(80, 120, generator=generator)]
-    prior = feature_visualization.MelPrior.of(real, 2 * feature_visualization.POSITIONS)
+    prior = MelPrior.of(real, 2 * visualization_checks.POSITIONS)
     assert named_planted(low_or_high, low_or_high, ["low", "high", "unknown"], prior, 0).tolist() == [[True] * 3] * 2

@@ -51,13 +51,13 @@ def test_an_interval_across_the_threshold_is_partly() -> None:
     assert "c1" in result.status_reason
 
 
-def test_one_of_three_failing_is_partly_two_are_not() -> None:
+def test_one_failure_in_three_is_partly_and_two_are_not_reproduced() -> None:
     assert finding(HOLDS, HOLDS, FAILS).status == "partly"
     assert finding(HOLDS, FAILS, FAILS).status == "not reproduced"
     assert finding(HOLDS, FAILS).status == "not reproduced"
 
 
-def test_a_control_that_passes_fails_the_finding() -> None:
+def test_control_that_meets_the_criteria_fails_the_finding() -> None:
     good = Control("untrained", "", {"c0": FAILS, "c1": FAILS})
     half = Control("half", "", {"c0": HOLDS, "c1": FAILS})
     bad = Control("shuffled", "", {"c0": HOLDS, "c1": HOLDS})
@@ -68,13 +68,13 @@ def test_a_control_that_passes_fails_the_finding() -> None:
     assert "only one criterion" in finding(HOLDS, HOLDS, controls=(partial,)).status_reason
 
 
-def test_a_control_with_undefined_values_or_none_does_not_pass() -> None:
+def test_control_with_undefined_or_no_values_does_not_count() -> None:
     blank = Control("blank", "", {"c0": Estimate(None), "c1": HOLDS})
     nothing = Control("nothing", "", {})
     assert finding(HOLDS, HOLDS, controls=(blank, nothing)).status == "reproduced"
 
 
-def test_gates_come_first() -> None:
+def test_unmet_gate_gives_no_verdict() -> None:
     gate = criterion("clips", Estimate(0.5), role="gate")
     result = finding(HOLDS, gates=(gate,))
     assert result.status == "measured, no verdict" and "clips" in result.status_reason
@@ -83,13 +83,13 @@ def test_gates_come_first() -> None:
     assert result.statistic is not None and result.statistic.name == "c0"
 
 
-def test_nothing_to_compare_and_reasons_and_errors() -> None:
+def test_status_without_criteria_with_a_reason_and_with_an_error() -> None:
     assert finding().status == "not testable"
     assert finding(HOLDS, reason_untestable="no truth").status == "not testable"
     assert finding(HOLDS, error="ValueError: x").status == "error"
 
 
-def test_the_deciding_number_is_the_one_that_failed() -> None:
+def test_deciding_criterion_is_the_one_that_failed() -> None:
     good = Criterion("good", Estimate(1.0, 0.9, 1.1), 0.5, "at least")
     unclear = Criterion("unclear", Estimate(0.6, 0.4, 0.8), 0.5, "at least")
     bad = Criterion("bad", Estimate(0.1), 0.5, "at least")
@@ -109,7 +109,7 @@ def test_undefined_values_meet_no_criterion() -> None:
     assert Estimate.of(0.5, [math.nan]).low is None
 
 
-def test_at_most_uses_the_upper_end() -> None:
+def test_at_most_uses_the_upper_end_of_the_interval() -> None:
     assert criterion("c", Estimate(0.5, 0.1, 0.95), "at most").passed
     assert not criterion("c", Estimate(0.5, 0.1, 0.95), "at most").clear
     assert criterion("c", Estimate(0.5, 0.1, 0.8), "at most").clear
@@ -127,7 +127,7 @@ estimates = st.builds(Estimate, values, values, values)
 
 
 @given(st.lists(estimates, max_size=4), st.lists(estimates, max_size=4))
-def test_status_is_one_of_the_rule_and_survives_json(ours: list[Estimate], theirs: list[Estimate]) -> None:
+def test_status_follows_the_rule_and_survives_json(ours: list[Estimate], theirs: list[Estimate]) -> None:
     control = Control("k", "", {f"c{i}": e for i, e in enumerate(theirs[: len(ours)])})
     result = finding(*ours, controls=(control,))
     assert result.status in ("reproduced", "partly", "not reproduced", "not testable")
@@ -174,7 +174,7 @@ def test_round_trip_of_a_full_finding(tmp_path) -> None:
 
 def test_a_foreign_file_is_refused(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected .hooked_whisper/findings/1"):
+    with pytest.raises(ValueError, match=r"expected .hooked_whisper/findings/1"):
         load_findings(tmp_path / "x.json")
 
 
@@ -198,7 +198,7 @@ def test_measurements_check_their_axes() -> None:
         full_finding().measurement("WER").at(nope=1)
 
 
-def test_numbers_as_people_write_them() -> None:
+def test_numbers_are_formatted_with_three_digits() -> None:
     assert [format_number(x) for x in (None, 0.0, 100.0, 0.12345, 1e-9, 1234.5)] == [
         "–",
         "0",

@@ -35,7 +35,7 @@ EXPERIMENT = LocalHeads()
 
 
 @given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 99))
-def test_each_block_gives_its_nearest_heads(n_blocks: int, n_heads: int, seed: int) -> None:
+def test_most_local_heads_are_selected_in_each_block(n_blocks: int, n_heads: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     far, count = rng.random((n_blocks, n_heads)), local_count(n_heads)
     assert 1 <= count < n_heads
@@ -47,7 +47,7 @@ def test_each_block_gives_its_nearest_heads(n_blocks: int, n_heads: int, seed: i
         assert max(near) <= min(others) and sum(b == block for b, _ in drawn) == count
 
 
-def test_the_published_share() -> None:
+def test_local_count_is_the_published_share() -> None:
     assert [local_count(n) for n in (2, 4, 6, 8, 20)] == [1, 3, 4, 5, 13]
 
 
@@ -62,7 +62,7 @@ def test_a_head_that_sees_only_itself_has_distance_zero() -> None:
     assert not any(context.model.list_hooks().values())
 
 
-def test_distances_are_those_of_the_pattern_over_speech() -> None:
+def test_distances_match_the_attention_pattern_over_speech() -> None:
     context = small_context(count=1)
     rows = speech_rows(context, 0)
     assert 0 < rows.start < rows.stop < 60
@@ -98,7 +98,7 @@ def test_no_difference_is_not_significant() -> None:
     assert split(0.0, 0.1, none=0.2).estimates(0)[FIVE].value < 0
 
 
-def planted(context, local: str, others: str, random: str, rest: str):
+def planted(context, local: str, others: str, random: str, remaining: str):
     count = len(context.utterances)
     full = context.references[0]
     sets = {LOCAL: frozenset({(0, 0), (1, 1)}), OTHERS: frozenset({(0, 1), (1, 0)})}
@@ -106,7 +106,7 @@ def planted(context, local: str, others: str, random: str, rest: str):
     texts = {LOCAL: [local] * count, NEAREST: [local] * count, OTHERS: [others] * count}
     texts |= {ALL: [""] * count, NONE: [full] * count}
     for k in range(1, head_windows.RANDOM_DRAWS + 1):
-        texts |= {f"random heads {k}": [random] * count, f"the rest {k}": [rest] * count}
+        texts |= {f"random heads {k}": [random] * count, f"the rest {k}": [remaining] * count}
     measured = MaskedHeads(
         np.ones((2, 2, 2)), sets, texts, context.references, context.utterances, context.n_positions, 60
     )
@@ -123,7 +123,7 @@ def test_status_follows_the_rule() -> None:
     assert few.status == "measured, no verdict" and "utterances" in few.status_reason
 
 
-def test_real_whisper_is_judged_by_the_stated_thresholds_too() -> None:
+def test_released_models_have_two_more_criteria() -> None:
     full = "the red cat sat"
     context = small_context(count=24, truth=False)
     finding = planted(context, "the red cat", "the red", full, full)

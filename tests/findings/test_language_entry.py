@@ -1,4 +1,4 @@
-"""F12: attributions and ablations against slow ones, a decoder that reads language through one head, refusals."""
+"""F12: attributions and ablations compared with separate runs, a decoder with one language head, and refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import REGISTRY, Context, language_entry, run_experiment
-from hooked_whisper.findings.language_entry import DETECTED, LOST, RANKS, READ, _other_halves, read_language
+from hooked_whisper.findings.language_entry import DETECTED, LOST, RANKS, READ
+from hooked_whisper.findings.speech.language_readings import other_halves, read_language
 from hooked_whisper.findings.speech.sample import detect, languages_of
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model, utterance
@@ -105,7 +106,7 @@ def test_a_decoder_that_reads_language_through_one_head_reproduces_the_claim() -
     assert len(finding.draw()) == 4
 
 
-def test_an_untrained_decoder_does_not() -> None:
+def test_untrained_decoder_does_not_reproduce_it() -> None:
     context = context_of(small_model(9), ["de", "en", "fr"] * 5)
     assert run_experiment(REGISTRY["F12"], context).status in ("measured, no verdict", "not reproduced")
 
@@ -120,8 +121,8 @@ def test_languages_come_from_the_corpus_the_model_or_the_context() -> None:
 
 
 def test_heads_are_chosen_on_other_clips() -> None:
-    assert _other_halves([0, 0, 1, 1, 1]) == [[1, 3], [0, 2, 4]]
-    assert _other_halves([0]) == [[0], [0]]
+    assert other_halves([0, 0, 1, 1, 1]) == [[1, 3], [0, 2, 4]]
+    assert other_halves([0]) == [[0], [0]]
 
 
 @torch.no_grad()

@@ -59,6 +59,6 @@ def test_it_runs_and_draws() -> None:
     assert len(finding.draw()) == 2
 
 
-def test_without_speech_it_says_so() -> None:
+def test_without_speech_it_is_not_testable() -> None:
     finding = Listening().run(small_context())
     assert finding.status == "not testable" and finding.draw() == []

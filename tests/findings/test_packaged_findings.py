@@ -16,6 +16,7 @@ from hooked_whisper.findings import REGISTRY, Context, word_swap
 from hooked_whisper.findings.core.sources import make_context
 from hooked_whisper.findings.swaps.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
 from hooked_whisper.findings.swaps.pairs import prepare, third_outputs
+from hooked_whisper.findings.swaps.patches import COMPONENTS, attribution_agreement, patch_pair
 from hooked_whisper.findings.words import context_conflict, semantic_classes, spoken_fragments
 from hooked_whisper.findings.words.encode import encode_recordings
 from hooked_whisper.findings.words.semantic_classes import (
@@ -34,7 +35,7 @@ from tests.findings.worlds import small_context, small_model
 
 @pytest.fixture
 def context() -> Context:
-    """Random weights without a world; the window of 30 s that the packaged speech needs."""
+    """Random weights without truth, with the window of 30 s that the packaged speech needs."""
     model, twin = small_model(0, n_ctx=1500, d_model=16), small_model(1, n_ctx=1500, d_model=16)
     return replace(small_context(truth=False), model=model, untrained=twin)
 
@@ -77,7 +78,7 @@ def test_a_finding_runs_on_random_weights(context: Context, id: str, monkeypatch
     assert not listeners(context.model)
 
 
-def test_conflict_rows_are_those_of_each_sentence_alone(context: Context) -> None:
+def test_batched_conflicts_match_single_sentences(context: Context) -> None:
     pairs, model = conflict_pairs()[:3], context.model
     encoded = encode_recordings(context, model, [pair.other for pair in pairs], "")
     others = np.array([1, 2, 0])
@@ -118,7 +119,7 @@ def _tokens(seed: int, kind: str) -> NamedWordTokens:
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000))
-def test_a_neuron_for_a_class_is_counted_and_one_for_a_word_is_not(seed: int) -> None:
+def test_neuron_for_a_class_counts_and_neuron_for_a_word_does_not(seed: int) -> None:
     of_class, of_word = (_tokens(seed, kind) for kind in ("class", "word"))
     scores, of_one_word = (
         semantic_classes.score(t.values, t.word, t.member, np.random.default_rng(seed), 20) for t in (of_class, of_word)
@@ -132,7 +133,7 @@ def test_a_neuron_for_a_class_is_counted_and_one_for_a_word_is_not(seed: int) ->
     assert all(len(np.unique(shuffled[of_class.word == w], axis=0)) == 1 for w in set(of_class.word.tolist()))
 
 
-def test_thinning_keeps_every_word_and_the_balance_of_classes() -> None:
+def test_selected_sentences_keep_every_word_and_balanced_classes() -> None:
     words = semantic_words()
     selected = semantic_classes.select_sentences(words, semantic_classes.MOST)
     assert {w.word for w in selected} == {w.word for w in words} and selected == [w for w in words if w in selected]
@@ -195,9 +196,7 @@ def test_tiny_en_writes_spliced_pairs() -> None:
     assert len(prepared.pairs) >= 2
     pair = prepared.pairs[0]
     [third] = third_outputs(model, [pair])
-    row, exact = word_swap.patch_pair(model, pair, third)
+    row, exact = patch_pair(model, pair, third)
     assert row["word"] == pytest.approx(1, abs=0.1) and row["noised"] == pytest.approx(1, abs=0.1)
-    assert row["third"] < 0.8 and row["parts"][-1, word_swap.COMPONENTS.index("resid_post")] == pytest.approx(
-        1, abs=1e-3
-    )
-    assert min(word_swap.attribution_agreement(model, pair, exact)) > 0.5
+    assert row["third"] < 0.8 and row["parts"][-1, COMPONENTS.index("resid_post")] == pytest.approx(1, abs=1e-3)
+    assert min(attribution_agreement(model, pair, exact)) > 0.5

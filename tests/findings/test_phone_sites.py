@@ -111,7 +111,7 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
 
 
 @pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker"])
-def test_what_cannot_be_evaluated_has_a_reason(kind: str) -> None:
+def test_untestable_contexts_have_a_reason(kind: str) -> None:
     alone = tuple(u.with_alignment(replace(u.alignment, speaker="a")) for u in spoken(4))
     context, reason = {
         "no clips": (small_context(0), "--corpus"),

@@ -20,7 +20,7 @@ def judge(context: Context, evaluation: PhoneEvaluation) -> Finding:
     return EXPERIMENT.judge(evaluation, EXPERIMENT.setting(context))
 
 
-def test_planted_phones_are_found() -> None:
+def test_planted_phones_are_named() -> None:
     finding = judge(small_context(), planted(True))
     assert finding.status == "reproduced", finding.status_reason
     assert finding.statistic is not None and finding.statistic.name == SHARE
@@ -56,7 +56,7 @@ def test_purity_counts_living_features_only() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 24])
-def test_runs_on_a_random_model(count: int) -> None:
+def test_it_runs_on_a_random_model(count: int) -> None:
     finding = EXPERIMENT.run(context_with_phones(count))
     assert finding.id == "F5" and finding.status == ("measured, no verdict" if count else "not testable")
     assert bool(finding.draw()) == (count > 0)

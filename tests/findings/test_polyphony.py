@@ -36,19 +36,19 @@ def test_entropy_falls_for_planted_phones() -> None:
     assert [len(table.rows) for table in finding.tables] == [4, 4]
 
 
-def test_blind_features_do_not() -> None:
+def test_entropy_does_not_fall_for_blind_features() -> None:
     finding = judge(small_context(), planted(False))
     assert finding.status == "not reproduced" and not any(claim.passed for claim in finding.claims)
 
 
-def test_a_control_that_does_too_decides() -> None:
+def test_control_that_also_falls_decides_the_status() -> None:
     evaluation = planted(True)
     both = (evaluation.neurons[1],) * 2
     finding = judge(small_context(), replace(evaluation, neurons=both, random=both))
     assert finding.status == "not reproduced" and "random directions" in finding.status_reason
 
 
-def test_features_of_blocks_together() -> None:
+def test_features_of_all_blocks_are_joined() -> None:
     ids = np.zeros((2, 3, 4), dtype=np.int64)
     ranges = ranges_of_examples(ids, ("a", "b"), np.array([0.5, 0.5]))
     both = RangeSummary.joined([ranges.summary()] * 3)
@@ -56,12 +56,12 @@ def test_features_of_blocks_together() -> None:
     np.testing.assert_array_equal(both.label_counts[2:4], ranges.counts.sum(1))
 
 
-def test_only_features_with_a_trend_count() -> None:
+def test_features_without_a_trend_do_not_count() -> None:
     assert fall(np.array([-1.0, np.nan, -0.5, 0.3])).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("count", [0, 24])
-def test_runs_on_a_random_model(count: int) -> None:
+def test_it_runs_on_a_random_model(count: int) -> None:
     finding = EXPERIMENT.run(context_with_phones(count))
     assert finding.id == "F7" and finding.status == ("measured, no verdict" if count else "not testable")
     assert bool(finding.draw()) == (count > 0)

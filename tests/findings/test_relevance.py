@@ -51,7 +51,7 @@ def test_a_map_spread_over_a_short_clip_passes_the_band_but_not_the_second_crite
     assert relevance_of_clip.within == pytest.approx(0, abs=1e-9)
 
 
-def test_the_sink_is_where_rows_after_the_end_look() -> None:
+def test_sink_counts_rows_after_the_end_that_look_at_the_boundary() -> None:
     values = np.zeros((N, N))
     values[:, 295] = 1
     sink = sink_of(values, ROWS, boundary=300, quiet=310)
@@ -61,7 +61,7 @@ def test_the_sink_is_where_rows_after_the_end_look() -> None:
     assert np.isnan(sink_of(values, ROWS, boundary=N, quiet=N).share)
 
 
-def test_rows_that_look_at_themselves_are_not_a_sink() -> None:
+def test_rows_that_look_at_themselves_do_not_count_as_a_sink() -> None:
     itself = sink_of(np.eye(N), ROWS, boundary=300, quiet=300)
     assert itself.share == 0 and itself.local == 1
     shifted = np.roll(np.eye(N), -25, axis=1)  # as far back as the band reaches
@@ -82,14 +82,14 @@ def test_the_explanation_follows_from_the_shares(faded, cut, noise, says) -> Non
     assert says in explanation({RECORDED: 0.5, FADED: faded, CUT_SHORT: cut, NOISE: noise})
 
 
-def test_some_rows_and_empty_rows() -> None:
+def test_statistics_of_few_and_of_empty_rows() -> None:
     rows = np.concatenate([np.arange(300), np.arange(300, N, 10)])
     assert stats(np.eye(N), rows=rows).band == pytest.approx(N / 51)
     nothing = stats(np.zeros((N, N)))
     assert np.isnan([nothing.band, nothing.within, nothing.distance]).all()
 
 
-def test_versions_end_where_they_should() -> None:
+def test_versions_end_at_their_boundary() -> None:
     context = small_context(count=1)  # "the red cat sat" from 0.1 to 1.0 s; the window is 1.2 s
     whole, cut, faded = whole_clip(context, 0), cut_clip(context, 0), faded_clip(context, 0)
     assert whole.clip.text == "the red cat sat" and (whole.speech.start, whole.speech.stop) == (5, 50)
@@ -116,7 +116,7 @@ def test_noise_continues_to_the_end_of_the_window_50_db_below_the_speech() -> No
     assert np.array_equal(tail, noisy_clip(big, 0).clip.samples[16_000:])
 
 
-def test_without_word_times_there_is_one_version_only() -> None:
+def test_without_word_times_only_the_recorded_version_exists() -> None:
     context = small_context(count=1)
     clip = context.utterances[0]
     bare = context.with_utterances((clip.with_alignment(replace(clip.alignment, words=())),))
@@ -135,7 +135,7 @@ def test_shuffled_weights_keep_every_entry_and_leave_the_model_alone() -> None:
     assert torch.equal(model.decoder.blocks[0].attn.query.weight, mixed.decoder.blocks[0].attn.query.weight)
 
 
-def test_the_sum_of_outputs_has_no_slope_unless_gains_differ() -> None:
+def test_sum_of_outputs_has_zero_gradient_unless_gains_differ() -> None:
     model, resid = small_model(0), torch.randn(1, 60, 32)
     assert sum_sensitivity(model, resid) < 1e-5
     model.encoder.ln_post.weight.data += 0.3 * torch.randn(32)
@@ -155,12 +155,12 @@ def test_it_runs_draws_and_leaves_nothing_behind() -> None:
     assert finding.measurement("slope of the published scalar").values.max() < 1e-4  # all gains are 1
     words = finding.measurement("words whose most relevant audio is their own")
     assert words.values.shape == (4, 2) and 0 < words.at(what="chance").min() <= words.at(what="chance").max() <= 1
-    assert any("Carried on" in note for note in finding.notes)
+    assert any("through cross-attention" in note for note in finding.notes)
     assert len(finding.draw()) == 4
     assert not listeners(context.model)
 
 
-def test_of_a_model_without_a_world_both_sinks_are_judged() -> None:
+def test_both_sinks_are_judged_for_a_model_without_truth() -> None:
     small = small_context(count=2, truth=False)
     finding = run_experiment(
         REGISTRY["F1"], type(small)(small_model(0, n_ctx=200), small_model(1, n_ctx=200), small.utterances)

@@ -1,4 +1,4 @@
-"""Replacing spans of encoder output; inputs with nothing in them."""
+"""Replaced spans of the encoder output, and baseline inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ spans = st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted)
 
 
 @given(spans, st.integers(1, 3), st.integers(0, 99))
-def test_inside_is_the_source_and_outside_is_not_touched(span: list[int], batch: int, seed: int) -> None:
+def test_replace_span_changes_only_the_span(span: list[int], batch: int, seed: int) -> None:
     a, b = span
     g = torch.Generator().manual_seed(seed)
     out, source = torch.randn(batch, N, 4, generator=g), torch.randn(1, N, 4, generator=g)
@@ -30,14 +30,14 @@ def test_inside_is_the_source_and_outside_is_not_touched(span: list[int], batch:
 
 
 @given(spans, spans)
-def test_rows_are_the_single_patches(one: list[int], two: list[int]) -> None:
+def test_replace_spans_matches_single_replacements(first: list[int], second: list[int]) -> None:
     out, source = torch.randn(N, 4), torch.randn(N, 4)
-    rows = replace_spans(out, [slice(*one), slice(*two)], source)
-    for row, (a, b) in zip(rows, (one, two), strict=True):
+    rows = replace_spans(out, [slice(*first), slice(*second)], source)
+    for row, (a, b) in zip(rows, (first, second), strict=True):
         assert torch.equal(row, replace_span(out[None], a, b, source)[0])
 
 
-def test_seconds_take_every_position_that_has_a_part() -> None:
+def test_span_in_seconds_includes_partly_covered_positions() -> None:
     out, source = torch.zeros(1, N, 1), torch.ones(1, N, 1)
     new = replace_span(out, 0.04, 0.08, source, unit="seconds")
     assert new[0, :, 0].nonzero().flatten().tolist() == [2, 3, 4]
@@ -62,7 +62,7 @@ def test_gradients_pass_through_a_patch() -> None:
     assert out.grad[0, :, 0].tolist() == [1.0, 1, 0, 0, 0] + [1.0] * 7
 
 
-def test_null_inputs_are_what_their_names_say() -> None:
+def test_baseline_inputs_match_their_names() -> None:
     model = small_model()
     mels = {kind: baseline_mel(model, kind) for kind in BASELINE_INPUTS if kind != "mean encoding"}
     assert torch.allclose(mels["zero audio"], torch.tensor(-1.5))
@@ -73,7 +73,7 @@ def test_null_inputs_are_what_their_names_say() -> None:
     assert all(m.shape == (1, 80, 120) for m in mels.values())
 
 
-def test_null_encodings() -> None:
+def test_baseline_encodings() -> None:
     model = small_model()
     zero = baseline_encoding(model)
     assert torch.allclose(zero, model.embed_audio(model.to_mel(torch.zeros(16_000))), atol=1e-5)

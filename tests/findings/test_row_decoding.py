@@ -1,4 +1,4 @@
-"""Decoding in shared batches gives what decoding one by one gives."""
+"""Decoding in shared batches has the same texts as decoding one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.findings.worlds import small_model
 
 @pytest.fixture(scope="module")
 def model():
-    """A random model whose rows end at different steps: the state decides on end-of-text."""
+    """Return a random model whose rows end at different steps."""
     small = small_model(0)
     original, eot = small.decoder.to_logits, small.tokenizer.eot
 
@@ -32,7 +32,7 @@ def encoded(model, rows: int) -> torch.Tensor:
     return torch.randn(rows, model.cfg.encoder.n_ctx, 32, generator=torch.Generator().manual_seed(1)) * 3
 
 
-def test_rows_that_leave_the_batch_do_not_change_the_others(model) -> None:
+def test_finished_rows_do_not_change_the_others(model) -> None:
     clips = encoded(model, 12)
     transcriber = Transcriber(model, max_new_tokens=16)
     rows = greedy_ids(model, transcriber.prompt(), clips, 12, 16)
@@ -40,7 +40,7 @@ def test_rows_that_leave_the_batch_do_not_change_the_others(model) -> None:
     assert rows == transcriber.ids(clips) == [transcriber.ids(clip[None])[0] for clip in clips]
 
 
-def test_cuts_of_one_clip_are_those_of_spliced_encoder_outputs(model) -> None:
+def test_transcribe_cuts_matches_replaced_encoder_outputs(model) -> None:
     clip, null = encoded(model, 2)
     spans = [slice(0, 9), slice(5, 40), slice(20, 20), slice(50, 60), slice(0, 60)]
     transcriber = Transcriber(model, max_new_tokens=16)
@@ -51,7 +51,7 @@ def test_cuts_of_one_clip_are_those_of_spliced_encoder_outputs(model) -> None:
     assert not any(model.list_hooks().values())
 
 
-def test_a_queue_keeps_the_order_of_each_condition(model) -> None:
+def test_queue_keeps_the_order_of_each_condition(model) -> None:
     clips = encoded(model, 7)
     transcriber = Transcriber(model, max_new_tokens=8)
     queue = DecodingQueue(transcriber, ("a", "b"), batch=4)

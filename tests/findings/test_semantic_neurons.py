@@ -37,7 +37,7 @@ def context_of(count: int) -> Context:
 
 
 @given(st.integers(0, 10_000))
-def test_thresholds_are_the_best_of_all(seed: int) -> None:
+def test_best_thresholds_match_an_exhaustive_search(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 4, size=(12, 3)).astype(float)  # with ties
     member = rng.random((12, 2)) < 0.4
@@ -60,7 +60,7 @@ def planted() -> WordActivations:
     return WordActivations(values, word, np.repeat(np.arange(80), 5))
 
 
-def test_a_planted_neuron_is_found_and_no_other() -> None:
+def test_only_the_planted_neuron_is_detected() -> None:
     words = planted()
     train = words.utterance % 2 == 0
     classes = usable_classes(CLASS_OF, words, train)
@@ -75,7 +75,7 @@ def test_a_planted_neuron_is_found_and_no_other() -> None:
     assert (shuffled.f1 < 0.7).all()
 
 
-def test_f1_of_nothing_is_nothing() -> None:
+def test_f1_is_zero_without_hits() -> None:
     never = np.zeros((4, 2), dtype=bool)
     assert f1_of(never, never).tolist() == [0, 0]
 
@@ -86,7 +86,7 @@ def test_classes_with_few_words_are_left_out() -> None:
     assert usable_classes({"rug": "a", "mug": "a", "jug": "b", "hat": "a"}, words, train) == ["a"]
 
 
-def test_activations_are_those_of_each_utterance_alone() -> None:
+def test_batched_activations_match_single_utterances() -> None:
     context = context_of(3)
     clips = (context.utterances[0], utterance("u1", "red dog", seed=1), context.utterances[2])
     context = replace(context, utterances=clips)
@@ -105,7 +105,7 @@ def test_it_runs_and_draws() -> None:
     assert len(finding.draw()) == 2 and len(finding.tables[0].rows) == 12
 
 
-def test_without_classes_it_says_so() -> None:
+def test_corpus_without_classes_is_not_testable() -> None:
     finding = SemanticNeurons().run(small_context(count=2))
     assert finding.status == "not testable" and "classes" in finding.status_reason
     assert finding.draw() == []

@@ -1,4 +1,4 @@
-"""F13: probes against least squares, folds without leaks, planted language and speech, refusals."""
+"""F13: probes compared with least squares, folds that share nothing, planted language and speech, and refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TWO = ("de en de en de en", "a b c d a b")
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([(30, 5), (8, 20)]))
-def test_ridge_is_the_minimum_of_its_loss(seed: int, shape: tuple[int, int]) -> None:
+def test_ridge_minimizes_its_loss(seed: int, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     x, y, w = rng.normal(size=shape), rng.normal(size=(shape[0], 2)), rng.uniform(0.5, 2, shape[0])
     w /= w.sum()
@@ -53,7 +53,7 @@ def test_ridge_is_the_minimum_of_its_loss(seed: int, shape: tuple[int, int]) -> 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), min_size=4, max_size=20))
-def test_folds_share_no_voice_and_test_each_once(clips: list[tuple[str, int]]) -> None:
+def test_folds_do_not_share_voices_and_test_each_once(clips: list[tuple[str, int]]) -> None:
     labels = [label for label, _ in clips]
     voices = [f"{label}{voice}" for label, voice in clips]
     folds = voice_folds(labels, voices)
@@ -78,7 +78,7 @@ def test_a_probe_finds_planted_labels_and_not_shuffled_ones() -> None:
     assert hits[0].mean() > 0.95 and 0.1 < hits[1].mean() < 0.9
 
 
-def test_scores_run_from_chance_to_one() -> None:
+def test_scores_range_from_chance_to_one() -> None:
     classes = np.array([0, 0, 0, 1])
     perfect, constant = np.ones((2, 4)), np.tile([1.0, 1, 1, 0], (2, 1))
     probed = ProbeHits(classes, np.arange(4), {"encoder": perfect, "log-mel": constant})
@@ -99,12 +99,12 @@ def test_intervals_are_over_voices() -> None:
     assert probed.accuracy("encoder", probed.every()) == 0.75
 
 
-def test_a_language_with_one_voice_is_named() -> None:
+def test_language_with_one_voice_is_left_out_with_a_note() -> None:
     finding = SpeechProbes().run(spoken("de en de en fr", "a b c d e"))
-    assert any("Left out" in note and note.endswith("fr.") for note in finding.notes)
+    assert any("left out" in note and note.endswith("fr.") for note in finding.notes)
 
 
-def test_languages_and_voices_take_turns() -> None:
+def test_sample_is_balanced_over_languages_and_voices() -> None:
     assert balanced_indices(["en"] * 5 + ["de"], ["a", "a", "a", "b", "b", "c"], 3) == [0, 1, 3, 5]
 
 
@@ -116,7 +116,7 @@ def test_it_runs_and_draws_every_probe() -> None:
     assert len(finding.draw()) == 2 and not listeners(context.model)
 
 
-def test_speech_that_differs_is_found() -> None:
+def test_speech_that_differs_from_other_sounds_is_detected() -> None:
     sample = speech_sample(spoken(*TWO))
     rng = np.random.default_rng(0)
     positions = rng.normal(size=sample.readings.positions.shape)
@@ -128,7 +128,7 @@ def test_speech_that_differs_is_found() -> None:
 
 
 @pytest.mark.parametrize("by_kind", [True, False])
-def test_no_kind_or_voice_is_on_both_sides(by_kind: bool) -> None:
+def test_folds_do_not_share_kinds_or_voices(by_kind: bool) -> None:
     sample = speech_sample(spoken(*TWO))
     n = len(sample.languages)
     folds = speech_folds(sample, by_kind)
@@ -144,7 +144,7 @@ def test_no_kind_or_voice_is_on_both_sides(by_kind: bool) -> None:
         assert bool(kinds[0] & kinds[1]) != by_kind
 
 
-def test_one_language_says_what_is_missing() -> None:
+def test_single_language_names_the_unmet_gate() -> None:
     finding = REGISTRY["F13"].run(spoken("en en en", "a b c"))
     assert finding.status == "measured, no verdict" and "3 of en" in finding.status_reason
     assert next(c.name for c in finding.claims) == SPEECH  # which was measured all the same

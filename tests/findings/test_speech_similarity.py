@@ -1,4 +1,4 @@
-"""F17: mean cosines against slow ones, a difference that raw cosines hide, loudness of the sounds."""
+"""F17: mean cosines compared with the definition, a difference that raw cosines hide, and the level of the sounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.findings.worlds import small_context, small_model
 RNG = np.random.default_rng(0)
 
 
-def test_mean_cosines_are_those_of_all_pairs() -> None:
+def test_mean_cosines_match_the_pairwise_definition() -> None:
     rows = RNG.normal(size=(3, 4, 6))
     values = cosines(rows, 2, centered=False).values
     unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -34,7 +34,7 @@ def test_a_common_part_hides_a_difference_from_raw_cosines() -> None:
     assert raw < 0.01 < 0.2 < centered
 
 
-def test_sounds_are_as_loud_as_the_clips() -> None:
+def test_sounds_have_the_level_of_the_clips() -> None:
     clips = [0.1 * RNG.standard_normal(20_000).astype(np.float32) for _ in range(4)]
     sounds = sounds_like(clips, TimeMap(), RNG)
     assert [s.kind for s in sounds] == [kind for kind in KINDS for _ in range(VARIANTS)]
@@ -50,7 +50,7 @@ def test_pauses_and_padding_are_left_out() -> None:
     assert loud_positions(audio, model).tolist() == [5, 6, 7]
 
 
-def test_readings_are_those_of_one_clip_at_a_time() -> None:
+def test_batched_readings_match_single_clips() -> None:
     model = small_model(0)
     clips = [0.1 * RNG.standard_normal(n).astype(np.float32) for n in (16_000, 9_000, 12_000)]
     readings = read_encoder(model, clips[:2], clips[2:], iter(range(3)))
@@ -62,7 +62,7 @@ def test_readings_are_those_of_one_clip_at_a_time() -> None:
     assert readings.positions.shape == (2, 3, 20, 32) and readings.early.shape == (3, 20, 64)
 
 
-def test_the_measure_finds_nothing_within_speech_and_voices_that_differ() -> None:
+def test_contrast_within_speech_is_small_unless_voices_differ() -> None:
     sample = speech_sample(small_context(count=10))
     rows = RNG.normal(size=sample.readings.early.shape)
     vars(sample)["readings"] = replace(sample.readings, early=rows)

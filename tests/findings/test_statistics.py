@@ -23,14 +23,14 @@ from hooked_whisper.findings.core.statistics import (
 )
 
 
-def test_kl() -> None:
+def test_kl_of_known_distributions() -> None:
     p = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     assert kl_rows(p, np.log(np.maximum(p, 1e-300))) == pytest.approx([0, 0])
     uniform = np.full((2, 3), -math.log(3))
     assert kl_rows(p, uniform) == pytest.approx([math.log(3) - math.log(2), math.log(3)])
 
 
-def test_kl_where_the_model_never_says_it_is_infinite() -> None:
+def test_kl_is_infinite_where_the_model_has_probability_zero() -> None:
     assert kl_rows(np.array([[1.0, 0.0]]), np.array([[-np.inf, 0.0]]))[0] == np.inf
 
 
@@ -42,7 +42,7 @@ def test_spearman() -> None:
     assert math.isnan(spearman(x[:2], x[:2]))
 
 
-def test_spearman_of_many_rows_is_that_of_each() -> None:
+def test_spearman_rows_matches_spearman() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 4, (30, 6)).astype(float), rng.random((30, 6))
     x[0] = 1.0
@@ -107,7 +107,7 @@ def test_permutation_p_values_are_uniform_without_an_effect() -> None:
     assert 0.35 < np.mean(p) < 0.65
 
 
-def test_bootstrap_covers() -> None:
+def test_bootstrap_interval_covers_the_mean() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(400)
     samples = bootstrap(400, lambda i: float(x[i].mean()), rng, 500)
@@ -125,7 +125,7 @@ def test_cluster_rate_draws_whole_groups() -> None:
     assert cluster_rate(np.zeros(1), np.zeros(1), np.zeros(1, int), rng).value is None
 
 
-def test_peak() -> None:
+def test_peak_offset() -> None:
     offsets = np.array([-2.0, -1, 0, 1, 2])
     assert peak_offset(offsets, np.array([0, 0.2, 1, 0.2, 0])) == 0
     assert peak_offset(offsets, np.array([0.0, 1, 1, 0, 0])) == -0.5

@@ -1,4 +1,4 @@
-"""What is true in a world, against counting in sampled sentences."""
+"""The truth about a synthetic corpus, compared with counts in sampled sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hooked_whisper.findings.core.synthetic_truth import length_limited
 from tests.findings.worlds import WORDS, matrix, small_model, small_truth
 
 
-def test_length_limited_equals_counting() -> None:
+def test_length_limited_matches_sampled_sentences() -> None:
     b, rng = matrix(3), np.random.default_rng(0)
     follows, visits = length_limited(b, 2, 4)
     n = len(WORDS)
@@ -39,7 +39,7 @@ def test_without_limits_rows_are_the_matrix() -> None:
     assert follows == pytest.approx(b[1:-1, 1:], abs=1e-6)
 
 
-def test_sound_and_use() -> None:
+def test_phone_and_context_similarity() -> None:
     truth = small_truth(small_model())
     index = {w: k for k, w in enumerate(WORDS)}
     assert truth.phone_distance[index["rug"], index["mug"]] == 1

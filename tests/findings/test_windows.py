@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.findings import attention_windows as windows
-from hooked_whisper.findings.attention_windows import Curve, band, locality, scrambled_band
 from hooked_whisper.findings.core.packing import pack, windows_holding
+from hooked_whisper.findings.windows.curve import Curve, locality
+from hooked_whisper.findings.windows.masks import band, scrambled_band
 from tests.findings.worlds import small_context, utterance
 
 CPU = torch.device("cpu")
 
 
-def test_band_leaves_rows_behind_the_clip_alone() -> None:
+def test_band_does_not_mask_rows_after_the_clip() -> None:
     mask = band(10, 2, [4, 10], CPU)
     assert mask.shape == (2, 1, 10, 10)
     assert mask[0, 0, 3].nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
@@ -25,7 +26,7 @@ def test_band_leaves_rows_behind_the_clip_alone() -> None:
 
 
 @given(st.integers(2, 24), st.integers(0, 24), st.data())
-def test_a_scrambled_band_has_as_many_keys_and_sees_itself(n: int, k: int, data: st.DataObject) -> None:
+def test_scrambled_band_keeps_the_number_of_keys_and_its_own_position(n: int, k: int, data: st.DataObject) -> None:
     speech = data.draw(st.integers(0, n))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     mask = scrambled_band(n, k, [speech], rng, CPU)[0, 0]
@@ -42,7 +43,7 @@ def texts(*rates: float, n: int = 40) -> list[list[str]]:
     return [["" if i < round(rate * n) else "a b" for i in range(n)] for rate in rates]
 
 
-def test_a_falling_curve_has_the_statistics_it_should() -> None:
+def test_statistics_of_a_falling_curve() -> None:
     windows_ = [10, 20, 50, 75, 100, 200, 400, 1499]
     shuffled = texts(1.0, 0.8, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
     curve = Curve(["a b"] * 40, dict(zip(windows_, shuffled, strict=True)), 0)
@@ -59,7 +60,7 @@ def test_a_flat_curve_has_no_rank_correlation() -> None:
     assert curve.narrowest().value == 1 and curve.excess(400).value == 0
 
 
-def test_a_curve_that_rises_again_is_seen() -> None:
+def test_rise_of_a_curve_is_measured() -> None:
     back = Curve(["a b"] * 40, dict(zip([5, 10, 20, 50, 1499], texts(0.0, 0.9, 0.2, 0.5, 0.1), strict=True)), 0)
     assert back.rise().value == pytest.approx(0.3)  # from k = 20 to 50; k = 5 is not judged
     falls = Curve(["a b"] * 40, dict(zip([10, 20, 1499], texts(0.9, 0.2, 0.1), strict=True)), 0)
@@ -74,13 +75,13 @@ def test_windows_that_differ_by_noise_share_a_rank_in_the_note() -> None:
     assert ": 100, 200, 400." in note and "0.939" in note
 
 
-def test_the_windows_that_hold_some_utterances() -> None:
+def test_number_of_windows_that_hold_some_utterances() -> None:
     clips = [utterance(f"u{k}", "the red cat", 1.0) for k in range(7)]
     packed = pack(clips, 3.6)  # three, three, one
     assert [windows_holding(packed, n) for n in (1, 3, 4, 6, 7, 99)] == [1, 1, 2, 2, 3, 3]
 
 
-def test_locality_is_paired() -> None:
+def test_locality_is_a_paired_difference() -> None:
     good, bad = texts(0.0, 0.5)
     narrow = Curve(["a b"] * 40, {20: good, 1499: good}, 0)
     scrambled = Curve(["a b"] * 40, {20: bad, 1499: good}, 0)

@@ -32,7 +32,7 @@ def test_fragments_are_whole_and_their_number_is_limited(monkeypatch: pytest.Mon
 
 
 @given(st.integers(0, 10_000))
-def test_precision_is_that_of_the_slow_definition(seed: int) -> None:
+def test_precision_matches_the_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal((30, 4))
     labels = rng.random((30, 4)) < np.array([0.05, 0.15, 0.3, 0.6])
@@ -76,6 +76,6 @@ def test_it_runs_and_draws() -> None:
     assert len(finding.draw()) == 2
 
 
-def test_without_speech_it_says_so() -> None:
+def test_without_speech_it_is_not_testable() -> None:
     finding = WordFragments().run(small_context())
     assert finding.status == "not testable" and finding.draw() == []

@@ -1,4 +1,5 @@
-"""W1: pairs are checked before they are patched; shares are what they must be; the finding runs and draws."""
+"""W1: pairs are checked before they are patched, known patches restore the whole gap, and the finding runs and
+draws."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from hooked_whisper.findings import word_swap
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.sources import make_context
 from hooked_whisper.findings.swaps.pairs import LEAST_GAP, PreparedPairs, prepare, synthetic_candidates, third_outputs
-from hooked_whisper.findings.word_swap import WordSwap, mean_over_pairs, patch_by_block, patch_pair
+from hooked_whisper.findings.swaps.patches import COMPONENTS, attribution_agreement, patch_by_block, patch_pair
+from hooked_whisper.findings.word_swap import WordSwap, mean_over_pairs
 from hooked_whisper.synthetic import SyntheticCorpus
 from tests.core.twins import listeners
 
@@ -28,7 +30,7 @@ def prepared(context: Context) -> PreparedPairs:
     return prepare(context, context.model, synthetic_candidates(SyntheticCorpus.default(), 12, 0), 3, "")
 
 
-def test_both_words_of_each_pair_are_written(context: Context, prepared: PreparedPairs) -> None:
+def test_accepted_pairs_are_written_with_both_words(context: Context, prepared: PreparedPairs) -> None:
     assert 1 <= len(prepared.pairs) <= 3
     for pair in prepared.pairs:
         assert pair.gap >= LEAST_GAP
@@ -39,18 +41,16 @@ def test_both_words_of_each_pair_are_written(context: Context, prepared: Prepare
         assert [pair.metric.answer, pair.metric.foil] == ids
 
 
-def test_the_difference_enters_in_the_word_and_leaves_by_the_last_residual(
-    context: Context, prepared: PreparedPairs
-) -> None:
+def test_word_span_and_last_residual_restore_the_whole_gap(context: Context, prepared: PreparedPairs) -> None:
     """The word's span before the first block, and the last residual, each restore all of the gap."""
     pair = prepared.pairs[0]
     [third] = third_outputs(context.model, [pair])
     row, exact = patch_pair(context.model, pair, third)
-    last = row["parts"][-1, word_swap.COMPONENTS.index("resid_post")]
+    last = row["parts"][-1, COMPONENTS.index("resid_post")]
     assert last == pytest.approx(1, abs=1e-4)
     assert abs(row["wrong"]) < 0.2 < row["word"] and 0 <= row["local"] <= 1
     assert abs(row["third"]) < row["word"] and row["noised"] > 0.2
-    assert exact.shape == (exact.size,) and min(word_swap.attribution_agreement(context.model, pair, exact)) > 0.3
+    assert exact.shape == (exact.size,) and min(attribution_agreement(context.model, pair, exact)) > 0.3
     table = patch_by_block(context.model, pair)
     assert table.shape == (5, 4) and table[0, 1] == pytest.approx(1, abs=1e-3)
     assert np.nan_to_num(np.abs(table[0, [0, 2, 3]])).max() < 1e-3
@@ -82,6 +82,6 @@ def test_without_a_synthesizer_it_is_not_testable(context: Context, monkeypatch:
     assert finding.status == "not testable" and "no espeak-ng" in finding.status_reason
 
 
-def test_undefined_pairs_are_left_out() -> None:
+def test_mean_over_pairs_ignores_nan() -> None:
     mean = mean_over_pairs(np.array([1.0, np.nan, 3.0]), np.random.default_rng(0))
     assert mean.value == 2 and mean_over_pairs(np.array([np.nan]), np.random.default_rng(0)).value is None

@@ -1,4 +1,4 @@
-"""A small world and contexts on small random models: truth is whatever the test says."""
+"""A small synthetic corpus with a given truth, and contexts on small random models."""
 
 from __future__ import annotations
 

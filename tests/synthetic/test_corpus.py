@@ -1,4 +1,4 @@
-"""The corpus: same bytes after a kill, whole splits, damage noticed."""
+"""The corpus on disk: the same bytes after an interruption, complete splits, and damaged shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_and_resumed_gives_the_same_bytes(corpus_folder: Path, tmp_path: Path):
-    """A build that lost one finished shard, one damaged shard and the tail of its manifest."""
+    """Delete a finished shard, damage another, and remove the end of the manifest; then build again."""
     broken = tmp_path / "world"
     shutil.copytree(corpus_folder, broken)
     manifest = json.loads((broken / "manifest.json").read_text())
@@ -40,7 +40,7 @@ def test_killed_and_resumed_gives_the_same_bytes(corpus_folder: Path, tmp_path: 
     )
 
 
-def test_splits(corpus_folder: Path):
+def test_splits_have_their_sizes_and_speakers(corpus_folder: Path):
     total = {split: Corpus(corpus_folder, split) for split in SPLITS}
     assert [len(total[s]) for s in ("sentences", "speakers", "bigrams")] == [4, 4, 3]
     for corpus in total.values():

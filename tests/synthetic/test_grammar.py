@@ -34,12 +34,12 @@ def test_rows_sum_to_one_for_every_seed(seed: int):
     assert (grammar.train[:-1].max(1) > 0).all() and (grammar.train[:, 1:].max(0) > 0).all()
 
 
-def test_row_entropies_spread(grammar: Grammar):
+def test_row_entropies_differ_between_words(grammar: Grammar):
     bits = grammar.row_entropy[:-1]
     assert bits.min() < 1 and bits.max() > 5 and 2 < np.median(bits) < 4.5
 
 
-def test_collocations(grammar: Grammar):
+def test_collocations_are_likely(grammar: Grammar):
     followers = {word: grammar.train[grammar.index[word]] for word in ("traffic", "ice", "very", "good")}
     assert {grammar.states[i] for i in np.argsort(followers["traffic"])[-5:]} >= {"lights", "jam", "police", "control"}
     assert grammar.states[int(followers["ice"].argmax())] == "cream"
@@ -47,7 +47,7 @@ def test_collocations(grammar: Grammar):
     assert followers["good"][grammar.index["morning"]] > 0.05
 
 
-def test_samples_stay_on_the_support(grammar: Grammar):
+def test_sampled_bigrams_have_positive_probability(grammar: Grammar):
     rng = np.random.default_rng(1)
     for text in itertools.islice(grammar.sentences(rng), 500):
         assert MIN_WORDS <= len(text.split()) <= MAX_WORDS
@@ -65,7 +65,7 @@ def test_frequencies_follow_the_matrix(grammar: Grammar):
     assert np.abs(counts / counts.sum() - grammar.train[grammar.index["a"]]).sum() < 0.35
 
 
-def test_training_plan_never_shows_test_material(grammar: Grammar):
+def test_training_plan_excludes_test_sentences_and_bigrams(grammar: Grammar):
     shards = plan(CorpusConfig(train=3000), grammar)
     train = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
     tests = [job.text for name, jobs in shards.items() if not name.startswith("train") for job in jobs]
@@ -79,7 +79,7 @@ def test_training_plan_never_shows_test_material(grammar: Grammar):
     assert len(trained) >= 10
 
 
-def test_saved_and_loaded(grammar: Grammar, tmp_path: Path):
+def test_grammar_survives_saving_and_loading(grammar: Grammar, tmp_path: Path):
     grammar.save(tmp_path)
     again = Grammar.load(tmp_path)
     assert np.array_equal(again.train, grammar.train) and np.array_equal(again.full, grammar.full)

@@ -1,4 +1,4 @@
-"""Minimal pairs as sound, in the packaged world."""
+"""Spoken minimal pairs of the packaged corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pairs(synthetic: SyntheticCorpus):
     return synthetic.minimal_pairs(12, seed=1)
 
 
-def test_only_the_slot_changes(pairs):
+def test_clips_of_a_pair_differ_only_in_the_slot(pairs):
     assert len(pairs) == 12
     for pair in pairs:
         first, last = round(pair.span.start * 16000), round(pair.span.end * 16000)
@@ -31,7 +31,7 @@ def test_only_the_slot_changes(pairs):
         assert np.abs(pair.clean - pair.corrupt)[first:last].max() > 0.01
 
 
-def test_words_phones_and_probabilities(synthetic: SyntheticCorpus, pairs):
+def test_pair_has_words_phones_and_probabilities(synthetic: SyntheticCorpus, pairs):
     for pair in pairs:
         a, b = pair.clean_alignment, pair.corrupt_alignment
         assert [w.label for w in a.words] == pair.text_a.split() and [w.label for w in b.words] == pair.text_b.split()
@@ -44,13 +44,13 @@ def test_words_phones_and_probabilities(synthetic: SyntheticCorpus, pairs):
         assert pair.speaker in {"us-f4", "us-annie", "gb-paul"}
 
 
-def test_the_seed_decides(synthetic: SyntheticCorpus, pairs):
+def test_pairs_depend_on_the_seed(synthetic: SyntheticCorpus, pairs):
     again, other = synthetic.minimal_pairs(12, seed=1), synthetic.minimal_pairs(12, seed=2)
     assert [(p.text_a, p.b, p.speaker) for p in again] == [(p.text_a, p.b, p.speaker) for p in pairs]
     assert [p.text_a for p in other] != [p.text_a for p in pairs]
 
 
-def test_contrasts_and_voices(synthetic: SyntheticCorpus):
+def test_contrasts_and_voices_are_selected(synthetic: SyntheticCorpus):
     assert all({*p.contrast.split("/")} == {"b", "p"} for p in synthetic.minimal_pairs(4, "b/p"))
     assert all(p.place == "coda" and p.speaker == "us-m0" for p in synthetic.minimal_pairs(3, "coda", speakers="us-m0"))
     with pytest.raises(ValueError, match="did you mean 'us-annie'"):

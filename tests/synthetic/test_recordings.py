@@ -1,4 +1,4 @@
-"""The synthetic corpus as a corpus: exact, the same in any order, spoken once, and not from training."""
+"""The synthetic corpus as recordings: exact times, any order of reading, synthesized once, not from training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packaged() -> SyntheticCorpus:
     return SyntheticCorpus.default()
 
 
-def test_recordings_know_what_they_say(packaged: SyntheticCorpus) -> None:
+def test_recordings_have_text_words_and_phones(packaged: SyntheticCorpus) -> None:
     corpus = synthetic_recordings(packaged, 8, seed=1)
     assert len({recording.id for recording in corpus}) == 8
     assert {recording.speaker for recording in corpus} == {s.id for s in voices.speakers("held-out", "espeak")}
@@ -39,7 +39,7 @@ def test_recordings_know_what_they_say(packaged: SyntheticCorpus) -> None:
         assert samples[: round(said[0].start * 16_000)].abs().sum() < 1
 
 
-def test_sentences_were_never_in_training(packaged: SyntheticCorpus) -> None:
+def test_sentences_are_not_in_the_training_corpus(packaged: SyntheticCorpus) -> None:
     shards = plan(CorpusConfig(seed=packaged.grammar.seed), packaged.grammar)
     trained = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
     texts = held_out_sentences(packaged, 50, 3)
@@ -47,35 +47,37 @@ def test_sentences_were_never_in_training(packaged: SyntheticCorpus) -> None:
     assert texts == [recording.text for recording in synthetic_recordings(packaged, 50, seed=3)]
 
 
-def test_a_recording_is_the_same_in_any_order_and_whatever_was_said_before(packaged: SyntheticCorpus) -> None:
+def test_recording_does_not_depend_on_the_order_of_reading(packaged: SyntheticCorpus) -> None:
     first, again = (synthetic_recordings(packaged, 12, seed=2) for _ in range(2))
     sounds = [recording.audio() for recording in first]
-    packaged.say("the very good duck", "us-f2")  # the process's own synthesizer goes on
+    packaged.say("the very good duck", "us-f2")  # the synthesizer that the process shares keeps state
     with ThreadPoolExecutor(3) as pool:
-        backwards = list(pool.map(lambda one: one.audio(), again[::-1]))[::-1]
+        backwards = list(pool.map(lambda recording: recording.audio(), again[::-1]))[::-1]
     assert all(torch.equal(a, b) for a, b in zip(sounds, backwards, strict=True))
     assert [a.alignment() for a in first] == [b.alignment() for b in again]
     assert fingerprint(first) == fingerprint(again) != fingerprint(synthetic_recordings(packaged, 12, seed=3))
 
 
-def test_sound_and_alignment_are_spoken_once(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_and_alignment_are_synthesized_once(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = voices.speak
-    monkeypatch.setattr(voices, "speak", lambda text, *rest, **more: calls.append(text) or real(text, *rest, **more))
-    first, two = synthetic_recordings(packaged, 2)
+    monkeypatch.setattr(
+        voices, "speak", lambda text, *args, **options: calls.append(text) or real(text, *args, **options)
+    )
+    first, second = synthetic_recordings(packaged, 2)
     assert not calls
-    first.audio(), first.alignment(), first.audio(), two.alignment(), two.audio()
-    assert calls == [first.text, two.text]
+    first.audio(), first.alignment(), first.audio(), second.alignment(), second.audio()
+    assert calls == [first.text, second.text]
 
 
-def test_the_loader_speaks_ahead(packaged: SyntheticCorpus) -> None:
+def test_loader_synthesizes_ahead(packaged: SyntheticCorpus) -> None:
     corpus = synthetic_recordings(packaged, 6, speakers=["us-f4", "gb-paul"])
     loaded = list(Loader(corpus, ahead=3, threads=2))
     assert all(isinstance(item, Loaded) for item in loaded) and [item.index for item in loaded] == list(range(6))
     assert all(torch.equal(item.samples, corpus[item.index].audio()) for item in loaded)
 
 
-def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_arguments_are_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         synthetic_recordings(packaged, 0)
     with pytest.raises(ValueError, match="us-f4"):
@@ -91,13 +93,13 @@ def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPa
 
 
 def copies() -> set[str]:
-    """Copies of the library that this process has loaded; Linux alone shows them."""
+    """Return the number of copies of the library that this process has loaded, which only Linux shows."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     return {line.split(maxsplit=5)[5] for line in lines if f"{tempfile.gettempdir()}/espeak-" in line}
 
 
-def test_copies_of_the_library_do_not_stay() -> None:
+def test_copies_of_the_library_are_unloaded() -> None:
     before = copies()  # the phonemizer of the neural speech keeps one
     for _ in range(3):
         with espeak.fresh() as engine:

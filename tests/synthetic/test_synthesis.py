@@ -1,4 +1,4 @@
-"""Both synthesizers: intervals that are true, words in order, one label set."""
+"""Both synthesizers: correct intervals, words in order, and one set of labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(audio: np.ndarray, alignment: Alignment) -> None:
 
 @needs_flite
 @pytest.mark.parametrize("speaker", voices.SPEAKERS, ids=lambda s: s.id)
-def test_every_speaker_says_words_in_order(speaker: voices.Speaker):
+def test_every_speaker_has_words_in_order(speaker: voices.Speaker):
     check(*voices.speak(SENTENCE, speaker))
 
 
@@ -70,7 +70,7 @@ def test_tempo_and_pitch_change_the_sound():
 
 
 @needs_flite
-def test_flite_words_alone_and_together_agree():
+def test_flite_phones_match_those_of_single_words():
     for word in ("important", "butter", "jug"):
         together = flite.say(f"the {word} again", "kal16")
         assert [w.label for w in together.words] == ["the", word, "again"]
@@ -96,7 +96,7 @@ def sounds() -> Sounds:
     return pronounce(WORDS)
 
 
-def test_rhyme_families_cut_across_classes(sounds: Sounds):
+def test_rhyme_families_span_several_classes(sounds: Sounds):
     families = sounds.families
     assert len(families) >= 15
     assert {"rug", "mug", "jug", "bug"} <= set(next(f for f in families.values() if "rug" in f))

@@ -1,4 +1,4 @@
-"""The friendly face of the synthetic corpus."""
+"""SyntheticCorpus: words, sentences, speech, minimal pairs and clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def spoken(corpus_folder: Path) -> SyntheticCorpus:
     return SyntheticCorpus.load(corpus_folder)
 
 
-def test_tables(spoken: SyntheticCorpus):
+def test_words_classes_rhymes_and_matrix(spoken: SyntheticCorpus):
     assert len(spoken.words) == 232 and "SyntheticCorpus(232 words" in repr(spoken)
     assert spoken.transition_matrix.shape == (len(spoken.states),) * 2
     assert sum(map(len, spoken.classes.values())) == len(spoken.words)
@@ -25,7 +25,7 @@ def test_tables(spoken: SyntheticCorpus):
     assert "rug" in {word for family in spoken.rhymes.values() for word in family}
 
 
-def test_sampling(spoken: SyntheticCorpus):
+def test_sampled_sentences_of_both_splits(spoken: SyntheticCorpus):
     assert spoken.sample_sentences(5, seed=1) == spoken.sample_sentences(5, seed=1)
     novel = spoken.sample_sentences(5, seed=1, split="bigrams")
     assert all(spoken.grammar.has_held_out(text) for text in novel)
@@ -33,7 +33,7 @@ def test_sampling(spoken: SyntheticCorpus):
         spoken.sample_sentences(1, split="dev")
 
 
-def test_minimal_pairs_can_stand_in_one_place(spoken: SyntheticCorpus):
+def test_word_pairs_can_follow_the_same_word(spoken: SyntheticCorpus):
     pairs = spoken.minimal_pairs(6, "onset", seed=2)
     assert len(pairs) == 6
     for pair in pairs:
@@ -42,7 +42,7 @@ def test_minimal_pairs_can_stand_in_one_place(spoken: SyntheticCorpus):
         assert row[spoken.states.index(pair.a)] > 0 and row[spoken.states.index(pair.b)] > 0
 
 
-def test_say(spoken: SyntheticCorpus):
+def test_say_returns_audio_and_alignment(spoken: SyntheticCorpus):
     audio, alignment = spoken.say("The very good duck", "us-f2")
     assert alignment.text == "the very good duck" and alignment.speaker == "us-f2"
     assert len(audio) / 16000 == alignment.duration and np.abs(audio).max() > 0.1
@@ -53,7 +53,7 @@ def test_say(spoken: SyntheticCorpus):
         spoken.say("duck", "nobody")
 
 
-def test_clips(spoken: SyntheticCorpus):
+def test_packaged_clips(spoken: SyntheticCorpus):
     clips = spoken.clips()
     sentences, speakers = spoken.clips("sentences"), spoken.clips("speakers")
     assert len(sentences) == len(speakers) == 2
@@ -63,7 +63,7 @@ def test_clips(spoken: SyntheticCorpus):
         assert clip.text == " ".join(w.label for w in clip.alignment.words)
 
 
-def test_recordings_are_the_clips(spoken: SyntheticCorpus):
+def test_recordings_match_the_clips(spoken: SyntheticCorpus):
     clips = spoken.clips("speakers")
     recordings = spoken.recordings("speakers")
     assert [r.text for r in recordings] == [c.text for c in clips]
@@ -72,6 +72,6 @@ def test_recordings_are_the_clips(spoken: SyntheticCorpus):
     assert np.allclose(recordings[0].audio(), clips[0].samples)
 
 
-def test_missing_world_is_named(tmp_path: Path):
+def test_missing_corpus_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no synthetic corpus"):
         SyntheticCorpus.load(tmp_path)

@@ -80,7 +80,7 @@ def test_augmentation_shares_and_determinism():
     assert np.array_equal(audio, utterance()[0])  # the source is not written to
 
 
-def test_words_cut_to_silence_leave_the_transcript_and_covered_ones_stay():
+def test_silenced_words_leave_the_transcript_and_covered_words_stay():
     audio, alignment = utterance()
     untouched = AugmentConfig(empty=0.0, mask_all=0.0, speed_share=0.0, mask_word=0.5, drop_silenced=1.0)
     for seed in range(40):
@@ -143,7 +143,7 @@ def test_targets_follow_whispers_layout():
     assert set(labels) - {IGNORE} <= set(corpus_vocabulary().tolist())
 
 
-def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
+def test_batches_depend_only_on_seed_and_step(corpus_folder: Path):
     corpus = Corpus(corpus_folder, "train")
     first, two = SpeechBatches(corpus, SMALL), SpeechBatches(corpus, SMALL)
     assert first[2].audio.shape[1] % 320 == 0 and first[2].start + first[2].audio.shape[1] // 320 <= 1500
@@ -155,14 +155,14 @@ def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
     assert full.audio.shape == (2, WINDOW) and full.start == 0
 
 
-def test_flite_can_count_more(corpus_folder: Path):
+def test_flite_weight_repeats_its_utterances(corpus_folder: Path):
     corpus = Corpus(corpus_folder, "train")
     rows = SpeechBatches(corpus, replace(SMALL, flite_weight=3))._epoch(0).ravel().tolist()
     flite = [i for i, name in enumerate(corpus.synthesizers) if name == "flite"]
     assert 0 < len(flite) < len(corpus) / 2 < sum(i in flite for i in rows)
 
 
-def test_schedule():
+def test_schedules_of_a_run():
     config = TrainConfig(steps=1000)
     weights = [config.ctc_weight(step) for step in range(1000)]
     assert weights[0] == 1 and not any(weights[config.ctc_steps :]) and config.ctc_end < 0.55
@@ -171,7 +171,7 @@ def test_schedule():
     assert max(rates) <= config.lr and rates[-1] < 0.02 * config.lr and min(rates) > 0
 
 
-def test_restricted_softmax_is_the_full_one_without_other_words(corpus_folder: Path, one_thread):
+def test_restricted_softmax_matches_the_full_one_over_corpus_words(corpus_folder: Path, one_thread):
     batch = SpeechBatches(Corpus(corpus_folder, "train"), SMALL)[0]
     model, head = new_model(SMALL), nn.Linear(SMALL.d_model, len(LETTERS) + 1)
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_resumed_run_equals_the_uninterrupted_one(corpus_folder: Path, tmp_path:
         train(replace(SMALL, lr=1.0), corpus_folder, tmp_path / "parts")
 
 
-def test_run_that_starts_from_another_tells_its_history(corpus_folder: Path, tmp_path: Path, one_thread):
+def test_run_that_starts_from_another_records_its_history(corpus_folder: Path, tmp_path: Path, one_thread):
     train(SMALL, corpus_folder, tmp_path / "first", stop_at=1)
     train(replace(SMALL, steps=3), corpus_folder, tmp_path / "second", start_from=tmp_path / "first")
     metadata = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})

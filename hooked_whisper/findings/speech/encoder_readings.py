@@ -10,12 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.activations import ActivationStream
+from hooked_whisper.corpora import Recording
 from hooked_whisper.findings.core.context import ENCODER_BATCH
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint
 
 POSITIONS = 20  # positions per clip; more add little, because neighboring positions are similar
 LOUD = 30.0  # positions more than this many dB below a clip's loudest position count as pauses
+
+EARLY, OUTPUT = "encoder.blocks.0.mlp.hook_pre", "encoder.hook_out"
 
 Samples = Float[np.ndarray, "_"]  # clips differ in length
 
@@ -71,6 +74,7 @@ def read_encoder(
         positions[np.linspace(0, len(positions) - 1, POSITIONS).round().astype(int)] for positions in clip_positions
     ]
     n_blocks, halfway = model.cfg.encoder.n_layers, middle_block(model)
+    blocks = [f"encoder.blocks.{block}.hook_resid_post" for block in range(n_blocks)]
     pooled: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
     at_positions: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
     early: list[np.ndarray] = []
@@ -79,29 +83,30 @@ def read_encoder(
     mels: list[np.ndarray] = []
     pooled_mels: list[np.ndarray] = []
 
-    for start in range(0, len(clips), ENCODER_BATCH):
-        batch = range(start, min(start + ENCODER_BATCH, len(clips)))
+    def collect(name: str, rows: Float[Tensor, "row feature"]) -> None:
+        x = rows.unflatten(0, (-1, model.time.n_ctx))
+        for clip, row in enumerate(x, start=len(mels)):
+            if name == EARLY:
+                early.append(row[sampled_positions[clip]].float().cpu().numpy())
+                continue
+            if name == OUTPUT:
+                encoded.extend([row.clone()] if clip < len(speech) else [])
+                continue
+            block = blocks.index(name)
+            pooled[block].append(row[clip_positions[clip]].float().mean(0).cpu().numpy())
+            at_positions[block].append(row[sampled_positions[clip]].float().cpu().numpy())
+            if block == halfway and clip < len(speech):
+                middle.append(row.clone())
 
-        def collect(x: Tensor, hook: HookPoint, batch: range = batch) -> None:
-            block = int(hook.name.split(".")[2])
-            if hook.name.endswith("mlp.hook_pre"):
-                early.extend(row[sampled_positions[i]].float().cpu().numpy() for row, i in zip(x, batch, strict=True))
-                return
-            for row, i in zip(x, batch, strict=True):
-                pooled[block].append(row[clip_positions[i]].float().mean(0).cpu().numpy())
-                at_positions[block].append(row[sampled_positions[i]].float().cpu().numpy())
-                if block == halfway and i < len(speech):
-                    middle.append(row.clone())
-
-        mel = model.to_mel([clips[i] for i in batch])
-        names = [f"encoder.blocks.{block}.hook_resid_post" for block in range(n_blocks)]
-        with model.hooks(fwd_hooks=[(name, collect) for name in (*names, "encoder.blocks.0.mlp.hook_pre")]):
-            out = model.embed_audio(mel)
-        encoded.append(out[: max(0, len(speech) - start)])
-        for row, i in zip(mel.float().cpu().numpy(), batch, strict=True):
+    # Every block of every position would take gigabytes for a batch of large-v3, so rows are reduced as they come.
+    stream = ActivationStream(model, [*blocks, EARLY, OUTPUT], batch=ENCODER_BATCH, padding="keep")
+    corpus = [Recording(f"clip {i}", clip[: model.time.n_samples]) for i, clip in enumerate(clips)]
+    for batch in stream.batches(corpus, on_rows=collect):
+        for row in batch.mel.float().cpu().numpy():
+            clip = len(mels)
             pairs = row.reshape(len(row), -1, model.time.stride).transpose(1, 0, 2).reshape(model.time.n_ctx, -1)
-            mels.append(pairs[sampled_positions[i]])
-            frames = row.reshape(len(row), -1, model.time.stride)[:, clip_positions[i]].reshape(len(row), -1)
+            mels.append(pairs[sampled_positions[clip]])
+            frames = row.reshape(len(row), -1, model.time.stride)[:, clip_positions[clip]].reshape(len(row), -1)
             pooled_mels.append(np.concatenate([frames.mean(1), frames.std(1)]))
             next(steps, None)
     return EncoderReadings(
@@ -111,6 +116,6 @@ def read_encoder(
         np.array(mels),
         np.array(pooled_mels),
         torch.stack(middle),
-        torch.cat(encoded),
+        torch.stack(encoded),
         halfway,
     )
