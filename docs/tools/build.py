@@ -1,4 +1,4 @@
-"""``python -m docs.tools.build``: the documentation; warnings are errors, dead links too. Writes to ``out/docs``."""
+"""Build the documentation in ``out/docs``: ``python -m docs.tools.build``. Warnings and dead links are errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def gather(source: Path) -> None:
-    """Pages as written, notebooks, and generated pages, in one folder."""
+    """Collect written pages, notebooks and generated pages in one folder."""
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("tools", "__pycache__", "*.json", _EXAMPLES))
     shutil.copytree(ROOT / "benchmarks" / "figures", source / "figures")

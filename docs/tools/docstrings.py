@@ -1,4 +1,4 @@
-"""Convert our docstrings for sphinx: parameters as lists, and signatures as written in the source.
+"""Convert docstrings for sphinx: parameters become lists, and signatures are shown as in the source.
 
 A docstring has text, parameter lines (``name: description``, continued by indented lines), lists, and sections
 (``Args:``, ``Returns:``, ``Raises:``) whose indented body has the same elements.
@@ -18,7 +18,7 @@ _LITERAL = re.compile(r"(``.+?``|:\w+:`[^`]+`|`[^`]+`|(?<!\S)\*\w[^*\n]*\w\*(?!\
 
 
 def as_rst(lines: Sequence[str]) -> list[str]:
-    """The same text in reStructuredText without surprises: nothing in it is markup that was not meant."""
+    """Return a docstring as reStructuredText, with all accidental markup escaped."""
     out: list[str] = []
     for block in _blocks(lines):
         out += [*_rendered(block), ""]
@@ -90,7 +90,7 @@ def escaped(text: str) -> str:
 
 
 def signature(obj: Any) -> str | None:
-    """Return the signature as in the source. Annotations are strings in our modules and are not evaluated."""
+    """Return the signature as in the source, without evaluating annotations."""
     try:
         parsed = inspect.signature(obj, eval_str=False)
     except (TypeError, ValueError):

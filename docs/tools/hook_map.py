@@ -1,4 +1,5 @@
-"""The map of hook points, drawn from the model's own list: what is on the residual stream, and what hangs on it."""
+"""Draw the map of hook points from the model's own list: the residual stream, and the modules that read and write
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _OF_BLOCK_0 = re.compile(r"^(encoder|decoder)\.blocks\.0\.")
 
 @dataclass(frozen=True)
 class Point:
-    """A hook point: the module within its block that it belongs to, and whether it is on the stream."""
+    """A hook point, with the module to which it belongs within its block, and whether it is on the residual stream."""
 
     name: str
     axes: tuple[str, ...]
@@ -37,14 +38,14 @@ class Point:
 
 
 def points(model: HookedWhisper, stack: str) -> list[Point]:
-    """Return the points of a stack in the order of the forward pass, with the first block for all blocks."""
+    """Return the points of a stack in the order of the forward pass. Of the blocks, only the first is included."""
     prefix = (stack,) if stack == "encoder" else (stack, "unembed")
     names = [n for n in model.hook_names() if n.startswith(prefix) and (".blocks." not in n or _OF_BLOCK_0.match(n))]
     return [Point(n, tuple(model.hook_dict[n].axes), model.hook_dict[n].optional) for n in names]
 
 
 def hook_map(model: HookedWhisper) -> str:
-    """Return an SVG of both stacks, side by side. It uses the colors of the page."""
+    """Return an SVG of both stacks side by side, in the colors of the page."""
     columns = [_column(model, stack, left) for stack, left in (("encoder", 0), ("decoder", WIDTH + 20))]
     height = max(bottom for _, bottom in columns) + 10
     words = (

@@ -1,4 +1,4 @@
-"""``python -m docs.tools.notebooks [tutorials/01*.py ...]``: run tutorials and write the notebooks beside them.
+"""Run tutorials and write their notebooks: ``python -m docs.tools.notebooks [tutorials/01*.py ...]``.
 
 With ``--model NAME``, run them on this model and write nothing.
 """
@@ -37,11 +37,11 @@ def main() -> None:
 
 
 def executed(path: Path, timeout: int = 600, model: str | None = None) -> nbformat.NotebookNode:
-    """Return the notebook with its outputs, without times and ids that differ from run to run.
+    """Return the notebook with its outputs, and without times and ids that differ between runs.
 
     Args:
         timeout: seconds for each cell.
-        model: the value of ``MODEL``; default: the one that the script has.
+        model: value of ``MODEL``; default: the value in the script.
     """
     notebook = jupytext.read(path)
     for i, cell in enumerate(notebook.cells):

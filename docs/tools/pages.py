@@ -1,4 +1,4 @@
-"""Pages that nobody writes: one per finding (from the registry and a run on the demo model), error class, module."""
+"""Generated pages of the documentation: one per finding (from the registry and saved runs), error class and module."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ MODULES = (
     "hooked_whisper.corpora",
     "hooked_whisper.loading",
     "hooked_whisper.findings",
+    "hooked_whisper.viewer",
     "hooked_whisper.report",
     "hooked_whisper.report.units",
     "hooked_whisper.explorer",
@@ -53,7 +54,7 @@ MODULES = (
 )
 
 
-# runs whose results the pages show whole, in this order: file below docs, heading
+# Runs whose results the pages show in full, in this order: file in docs, and heading.
 RUNS = {
     "findings/tiny.en.packaged.0.json": "On tiny.en, packaged speech",
     "data/findings.demo.json": "On the demo model, the ground-truth organism",
@@ -62,13 +63,17 @@ Results = dict[str, dict[str, Finding]]  # heading -> id -> finding
 
 
 def read_results(folder: Path) -> Results:
-    """The saved runs in ``folder``, by heading."""
+    """Return the findings of the saved runs in ``folder``, by heading and id."""
     return {heading: {f.id: f for f in load_findings(folder / name)} for name, heading in RUNS.items()}
 
 
 def write_pages(source: Path, example_folder: Path, results: Path) -> None:
-    """Everything generated, below ``source``. ``example_folder``: written error examples, one file per class;
-    ``results``: the folder below which the saved runs are."""
+    """Write all generated pages into ``source``.
+
+    Args:
+        example_folder: examples of errors, one file per class.
+        results: the folder that contains the saved runs.
+    """
     write(source / "concepts" / "map.md", _html(hook_map(HookedWhisper.from_pretrained("demo")), "hook-map"))
     findings = read_results(results)
     for id in REGISTRY:
@@ -93,12 +98,13 @@ def write(path: Path, text: str) -> None:
 
 
 def finding_page(id: str, results: Mapping[str, Finding | None], replication: Path) -> str:
-    """Claim, protocol, how to run it, what is true of Whisper by all runs in ``replication``, and each whole run."""
+    """Return the page of a finding: claim, protocol, commands, what is true of Whisper by all runs in ``replication``,
+    and the full results of some runs."""
     entry = REGISTRY[id]
     parts = [
         f"# {id} {entry.title}",
         f"*{_plain(entry.claim)}*",
-        f"## What is done\n\n{_plain(entry.protocol)}",
+        f"## Protocol\n\n{_plain(entry.protocol)}",
         "## Run it\n\n```bash\n"
         f"hooked-whisper reproduce --model tiny.en --only {id} --out out/{id}\n"
         f"hooked-whisper reproduce --model tiny.en --corpus recordings/ --only {id} --out out/{id}-own\n```\n\n"
@@ -113,7 +119,7 @@ def finding_page(id: str, results: Mapping[str, Finding | None], replication: Pa
             parts += [*_result(finding, heading)]
     published = next((finding for finding in results.values() if finding is not None and finding.published), None)
     if published is not None:
-        parts += ["## What was published", _plain(published.published_summary)]
+        parts += ["## Published results", _plain(published.published_summary)]
         parts += [_own_table(rows) for rows in published.published]
     return "\n\n".join(parts) + "\n"
 
@@ -126,7 +132,7 @@ def _result(f: Finding, heading: str) -> Iterator[str]:
         rows = [
             (c.name, _with_unit(c), f"{c.direction} {format_number(c.threshold)}", _controls(f, c)) for c in f.criteria
         ]
-        yield _table(("criterion", "ours, 95 % interval", "needs", "controls"), rows)
+        yield _table(("criterion", "estimate, 95 % interval", "needs", "controls"), rows)
         yield "Controls: " + "; ".join(f"*{_plain(c.name)}*: {_plain(c.description)}" for c in f.controls) + "."
     if f.notes:
         yield "\n".join(f"- {_plain(note)}" for note in f.notes)
@@ -183,7 +189,7 @@ def error_classes() -> list[type[Exception]]:
 
 
 def error_page(cls: type[Exception], example: Path) -> str:
-    """Make a page from the docstring of the class (description, cause, fix) and an example that the tests run."""
+    """Return the page of an error class: its docstring (description, cause, fix) and an example that the tests run."""
     text = inspect.getdoc(cls) or ""
     what, cause, fix = _what_cause_fix(text)
     bases = ", ".join(f"`{b.__name__}`" for b in cls.__mro__[1:] if b.__module__ == "builtins" and b is not object)
@@ -213,7 +219,7 @@ def errors_index(names: list[str]) -> str:
 
 
 def api_page(module: str) -> str:
-    """Make an API page with autodoc. ``docs.tools.docstrings`` converts the docstrings. Each name is on one page."""
+    """Return the API page of a module, which autodoc fills. Each name is documented on one page only."""
     owners = {name: _owner(module, name) for name in _public(module)}
     members = ", ".join(name for name, owner in owners.items() if owner == module)
     parts = [
@@ -234,7 +240,7 @@ def _public(module: str) -> list[str]:
 
 @cache
 def _owner(module: str, name: str) -> str:
-    """Return the most specific module that has the same object under the same name."""
+    """Return the most specific module that exports the same object under the same name."""
     thing = getattr(importlib.import_module(module), name)
     having = [m for m in MODULES if name in _public(m) and getattr(importlib.import_module(m), name) is thing]
     return max(having, key=lambda m: (m.count("."), -MODULES.index(m)))  # one page for each object
@@ -253,7 +259,7 @@ def _html(markup: str, css: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Make a table of plain text, with all markup escaped."""
+    """Return a Markdown table of plain text, with all markup escaped."""
     return table([_plain(cell) for cell in header], [[_plain(str(cell)) for cell in row] for row in rows])
 
 

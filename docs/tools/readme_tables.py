@@ -1,7 +1,7 @@
-"""Tables of README.md and the docs that are read from files: ``python -m docs.tools.readme_tables`` fills them in.
+"""Fill in the tables of README.md and the docs that come from files: ``python -m docs.tools.readme_tables``.
 
-A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end of table -->``; a test compares what stands there
-with what the file gives.
+A table is between ``<!-- table: KIND FILE -->`` and ``<!-- end of table -->``. A test checks that it agrees with the
+file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TABLE = re.compile(
 
 
 def filled(page: str) -> str:
-    """The page with every table as its file has it.
+    """Return the page with all tables filled in from their files.
 
     Raises:
-        KeyError: a kind of table that does not exist.
+        KeyError: there is no such kind of table.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -43,20 +43,20 @@ ORGANISM = {
     "F9": "do raw logits recover a bigram matrix that is known exactly?",
     "F4": "does a cut remove the word whose time is known exactly?",
     "F5": "does phone selectivity find phones whose times are known exactly?",
-    "W1": "does patching find the stretch that decides, when two runs differ in one word?",
+    "W1": "does patching find the deciding span if two runs differ in one word?",
     "L3": "do alignment heads give word times that are known exactly?",
 }
 
 
 def organism_table(path: Path) -> str:
-    """What each of a few methods finds where the truth is known."""
+    """Return a table of what some methods find on the demo model, where the truth is known."""
     findings = {finding.id: finding for finding in load_findings(path)}
     rows = [(f"{question} ({id})", *_verdict_cells(findings[id])) for id, question in ORGANISM.items()]
     return table(("question", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
 
 
 def _verdict_cells(finding: Finding) -> tuple[str, ...]:
-    """Status, the deciding number beside its threshold, the strongest control."""
+    """Return the status, the deciding number, its threshold, and the strongest control."""
     criterion = finding.deciding
     if criterion is None or finding.status in ("not testable", "error"):
         return finding.status, finding.status_reason, "", ""
@@ -69,7 +69,7 @@ def _verdict_cells(finding: Finding) -> tuple[str, ...]:
 
 
 def _strongest(finding: Finding, criterion: Criterion) -> str:
-    """The control that comes nearest to meeting the criterion."""
+    """Return the control that comes nearest to meeting the criterion."""
     values = [
         (control.name, estimate)
         for control in finding.controls
@@ -83,7 +83,7 @@ def _strongest(finding: Finding, criterion: Criterion) -> str:
 
 
 def speech_table(path: Path) -> str:
-    """Word error rates of the packaged speech by model: English, the held-out voices, other languages."""
+    """Return a table of word error rates on the packaged speech by model: English, held-out voices, other languages."""
     rows = []
     for model, groups in json.loads(path.read_text(encoding="utf-8"))["wer"].items():
         others = {k: v for k, v in groups["languages"].items() if k != "en"}
@@ -111,7 +111,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
 
 
 def main() -> None:
-    """Fill the tables of every page in place."""
+    """Fill in the tables of all pages in place."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Run every finding on several models, kinds of speech and seeds: ``python -m docs.tools.replicate --human PLACE``.
 
 Each cell of the replication table becomes one file ``docs/findings/MODEL.SPEECH.SEED.json``, saved after every finding.
-A run that was interrupted continues where it stopped. ``python -m docs.tools.readme_tables`` reads the files.
+An interrupted run continues where it stopped. ``python -m docs.tools.readme_tables`` reads the files.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ FOLDER = Path(__file__).resolve().parents[1] / "findings"
 MODELS = ("tiny.en", "base")
 SPEECH = ("packaged", "human")
 SEEDS = (0, 1, 2)
-FULL = ("tiny.en", "packaged", 0)  # the run whose figures the documentation shows; of the others small numbers are kept
-MOST_VALUES = 40  # of a measurement that is kept
+FULL = (
+    "tiny.en",
+    "packaged",
+    0,
+)  # the run whose figures are in the documentation; of other runs only short measurements are saved
+MOST_VALUES = 40  # most values of a measurement that is saved
 UTTERANCES = 100
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of the replication table and one seed."""
+    """A column of the replication table and a seed."""
 
     model: str
     speech: str
@@ -57,7 +61,7 @@ def cells(models: Sequence[str] = MODELS, speech: Sequence[str] = SPEECH, seeds:
 
 @dataclass(frozen=True)
 class Human:
-    """Corpora of human speech. languages: for the findings that compare languages, the others take ``english``."""
+    """Corpora of human speech. ``languages`` is for the findings that compare languages; all others use ``english``."""
 
     english: str
     languages: str | None = None
@@ -68,7 +72,7 @@ def run_cell(
 ) -> None:
     """Run the experiments that depend on this cell's speech, and print a line for each.
 
-    Findings with fixed sentences run only with the packaged speech.
+    Findings that use fixed sentences run only with the packaged speech.
     """
     experiments = [e for e in experiments if cell.speech == "packaged" or not e.own_speech]
     context = _context(cell, human if cell.speech == "human" else None, progress)
@@ -105,7 +109,7 @@ def _context(cell: Cell, human: Human | None, progress: bool) -> Context:
 
 
 def compact(finding: Finding) -> Finding:
-    """The finding with what the replication table needs: criteria, controls, and measurements of a few values."""
+    """Return the finding with only what the replication table needs: criteria, controls, and short measurements."""
     small = tuple(m for m in finding.measurements if m.values.size <= MOST_VALUES)
     return replace(finding, measurements=small, tables=(), published=(), examples=(), notes=(), extra={})
 
@@ -127,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(parsed.threads)
     speech = parsed.speech or (SPEECH if parsed.human else SPEECH[:1])
     if "human" in speech and not parsed.human:
-        parser.error("human speech is not packaged: say with --human where it is")
+        parser.error("human speech is not packaged: pass its place with --human")
     human = Human(parsed.human, parsed.human_languages) if parsed.human else None
     FOLDER.mkdir(exist_ok=True)
     experiments = select_experiments(parsed.only)

@@ -15,7 +15,7 @@ from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, f
 from hooked_whisper.findings.core.serialization import load_findings
 from hooked_whisper.findings.registry import REGISTRY
 
-SENTENCES = "sentences.toml"  # beside the runs: for each finding one sentence on what is true of Whisper
+SENTENCES = "sentences.toml"  # in the folder of the runs: a sentence on what is true of Whisper for each finding
 COLUMNS = tuple((model, speech) for model in MODELS for speech in SPEECH)
 _PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]+)(?:\|([^{}|]+))?\}")
 
@@ -24,7 +24,7 @@ Runs = dict[tuple[str, str], list[dict[str, Finding]]]  # (model, speech) -> by 
 
 @cache
 def read_runs(folder: Path) -> Runs:
-    """Every saved cell; seeds in order. Cells that were not run are missing."""
+    """Return the findings of every saved cell, with seeds in order. Cells that were not run are missing."""
     runs: Runs = {}
     for cell in cells():
         path = folder / cell.path.name
@@ -34,7 +34,7 @@ def read_runs(folder: Path) -> Runs:
 
 
 def verdicts_table(folder: Path) -> str:
-    """A row for each finding: the verdict of every cell, and one sentence on what is true of Whisper."""
+    """Return a table with the verdicts of each finding in all cells, and a sentence on what is true of Whisper."""
     runs, sentences = read_runs(folder), _sentences(folder)
     header = ("finding", *(f"{model}, {speech}" for model, speech in COLUMNS), "what is true of Whisper")
     rows = [
@@ -49,7 +49,8 @@ def verdicts_table(folder: Path) -> str:
 
 
 def numbers_table(folder: Path, ids: Sequence[str] = ()) -> str:
-    """A row for each finding (default: all) and cell: deciding number, threshold, controls on it, time and memory."""
+    """Return a table with a row for each finding (default: all) and cell: deciding number, threshold, controls, time
+    and memory."""
     runs = read_runs(folder)
     rows = []
     for id in ids or REGISTRY:
@@ -62,15 +63,15 @@ def numbers_table(folder: Path, ids: Sequence[str] = ()) -> str:
 
 
 def sentence_on(id: str, folder: Path) -> str:
-    """What is true of Whisper, with its numbers."""
+    """Return the sentence on what is true of Whisper, with its numbers."""
     return filled_sentence(_sentences(folder).get(id, ""), read_runs(folder))
 
 
 def filled_sentence(sentence: str, runs: Runs) -> str:
-    """The sentence with numbers in place of ``{MODEL/SPEECH|criterion}`` and ``{MODEL/SPEECH|criterion|control}``.
+    """Return a sentence with numbers in place of ``{MODEL/SPEECH|criterion}`` and ``{MODEL/SPEECH|criterion|control}``.
 
     Raises:
-        KeyError: no such run, criterion or control.
+        KeyError: there is no such run, criterion or control.
     """
 
     def number(match: re.Match[str]) -> str:
@@ -99,7 +100,7 @@ def _sentences(folder: Path) -> dict[str, str]:
 
 
 def _verdict(id: str, speech: str, of_seeds: Sequence[dict[str, Finding]]) -> str:
-    """``"reproduced"``, with the number of seeds; every status with its count where they differ."""
+    """Return the status with the number of seeds, or all statuses with their counts if they differ."""
     counts = Counter(run[id].status for run in of_seeds if id in run)
     if not counts:
         return "as packaged" if speech == "human" and REGISTRY[id].own_speech else "–"
