@@ -21,8 +21,10 @@ _NAMED = 8  # up to so many speakers are named; more are counted
 _FAILURES = 3  # failures printed if a file lists all of them
 
 
-def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
-    """Add the group of arguments about the recordings, with the defaults for ``--sentences`` and ``--speakers``."""
+def add_corpus(
+    parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True, texts: str = "given"
+) -> None:
+    """Add the arguments about the recordings, with the defaults for ``--sentences``, ``--speakers`` and ``--texts``."""
     group = parser.add_argument_group("recordings")
     group.add_argument(
         "--audio",
@@ -32,7 +34,7 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
         "(default, for the demo model only: --sentences new sentences spoken by espeak-ng)",
     )
     add_layout(group, alignments)
-    add_texts(group)
+    add_texts(group, texts)
     group.add_argument(
         "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hooked_whisper.cli.aligned import add_align_option, with_phones
 from hooked_whisper.cli.corpus_arguments import add_corpus, report_failures
 from hooked_whisper.cli.model_arguments import add_model
 from hooked_whisper.cli.prepare import prepare
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from hooked_whisper.protocols import FeatureBasis
 
 SPOKEN = 300
-BASES = ("neurons", "both-signs", "random")
+NAMES = {"neurons": "", "both-signs": "the activations and their negatives", "random": "random directions"}
+BASES = tuple(NAMES)
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +62,20 @@ def add_site(parser: argparse.ArgumentParser) -> None:
         help="maximum number of aligned windows for counting phones (300)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all samples (default: 0)")
-    add_corpus(parser, sentences=SPOKEN, speakers="held-out")
+    add_corpus(parser, sentences=SPOKEN, speakers="held-out", texts="own")
+    add_align_option(parser)
 
 
 def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Scan the corpus, write the pages, and print where they are."""
     command = shlex.join(["hooked-whisper", *arguments])
-    return write_site(parsed, command, parsed.hook, lambda width: _basis(parsed.basis, width, parsed.seed))
+    return write_site(
+        parsed,
+        command,
+        parsed.hook,
+        lambda width: _basis(parsed.basis, width, parsed.seed),
+        basis_name=NAMES[parsed.basis],
+    )
 
 
 def write_site(
@@ -75,12 +84,14 @@ def write_site(
     hook: str,
     basis_of: Callable[[int], FeatureBasis | None],
     check_model: Callable[[HookedWhisper], None] = lambda model: None,
+    basis_name: str = "",
 ) -> int:
     """Write the pages for the arguments of :func:`add_site`.
 
     Args:
         basis_of: returns the basis for activations of a width; ``None`` means the activations themselves.
         check_model: raises if the loaded model is not the right one.
+        basis_name: name of the basis on the pages, such as ``"SAE topk-2"``.
     """
     prepared = prepare(parsed)
     from hooked_whisper.features import load_scan
@@ -94,11 +105,12 @@ def write_site(
     with prepared.start("scanning", check_model) as session:
         index = build_site(
             session.model,
-            session.corpus,
+            with_phones(parsed, session.corpus, session.ranks),
             hook,
             parsed.out,
             units=parsed.units,
             basis=basis,
+            basis_name=basis_name,
             options=options,
             described=prepared.described,
             command=command,

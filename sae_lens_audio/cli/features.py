@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from hooked_whisper.cli.features import add_site, write_site
 from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
@@ -29,4 +30,13 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
         hooks.reads,
         lambda width: loaded.sae.float(),
         lambda model: check_weights(parsed, model, saes),
+        f"SAE {sae_name(parsed.sae)}",
     )
+
+
+def sae_name(source: str) -> str:
+    """Return the name of an SAE: the last folder of its path, without ``sae`` (``runs/topk/sae`` is ``topk``)."""
+    parts = [part for part in PurePath(source).parts if part not in ("/", ".", "..")]
+    if len(parts) > 1 and parts[-1] == "sae":
+        parts = parts[:-1]
+    return parts[-1] if parts else source

@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+from hooked_whisper.audio import mel_filters
 from hooked_whisper.report.units import SiteWriter, Unit, UnitStats
 from tests.browsing import chromium, problems_of
 from tests.report.units_worlds import HOSTILE, clip, examples, info, unit
@@ -184,64 +186,106 @@ def test_keys(page, site) -> None:
     assert page.evaluate("document.activeElement.id") == "search"
 
 
+UNIT, PICTURE, LABEL, WORDS, SCORE = 1, 2, 3, 4, 5  # columns of the index
+
+
 def column(page, n: int) -> list[str]:
     return page.locator(f"#rows tr td:nth-child({n})").all_inner_texts()
 
 
 def test_sort(page, site) -> None:
     page.goto(f"{site}/index.html")
-    assert len(column(page, 1)) == 100 and column(page, 1)[:3] == ["0", "1", "2"]
-    score = page.locator("th", has_text="score")
-    score.locator("button").click()
-    scores = [float(x) for x in column(page, 3)]
+    score = page.locator("th", has_text="selectivity")
+    assert len(column(page, UNIT)) == 100  # from the start sorted by selectivity
+    scores = [float(x) for x in column(page, SCORE)]
     assert scores == sorted(scores, reverse=True) and score.get_attribute("aria-sort") == "descending"
     assert scores[0] > 0.99
     score.locator("button").click()
-    scores = [float(x) for x in column(page, 3)]
+    scores = [float(x) for x in column(page, SCORE)]
     assert scores == sorted(scores) and score.get_attribute("aria-sort") == "ascending" and scores[0] < 0.01
     page.locator("#on").click()
     page.locator("#on").click()
-    assert column(page, 3)[-1] == "–" and column(page, 1)[-1] == "9"  # without a score: last
+    assert column(page, SCORE)[-1] == "–" and column(page, UNIT)[-1] == "9"  # without a score: last
     page.locator("th", has_text="max").locator("button").focus()
     page.keyboard.press("Enter")
-    assert column(page, 1)[0] == "249" and page.locator("th[aria-sort]").count() == 1
+    assert column(page, UNIT)[0] == "249" and page.locator("th[aria-sort]").count() == 1
 
 
 def test_search(page, site) -> None:
     page.goto(f"{site}/index.html")
     page.keyboard.press("/")
     page.keyboard.type("/K/")
-    assert set(column(page, 2)) and all(x.startswith("/k/") for x in column(page, 2))
-    assert page.locator("#found").inner_text() == "83 of 250 units"
+    assert column(page, LABEL) and all(x.startswith("/k/") for x in column(page, LABEL))
+    assert page.locator("#found").inner_text() == "83 of 250 neurons"
     page.locator("#search").fill("nothing like it")
-    assert column(page, 1) == [] and page.locator("#found").inner_text() == "0 of 250 units"
+    assert column(page, UNIT) == [] and page.locator("#found").inner_text() == "0 of 250 neurons"
     page.locator("#search").fill("17")
-    assert column(page, 1)[0] == "17"
+    assert column(page, UNIT)[0] == "17"
     page.locator("#rows a").first.click()
     page.wait_for_url("**/units/17.html")
 
 
+def test_the_index_shows_and_plays_each_unit(page, site) -> None:
+    page.goto(f"{site}/index.html")
+    page.locator("#search").fill("teen")  # a word at the peak of a strongest example
+    assert sorted(column(page, UNIT)) == ["0", "1"] and "teen" in column(page, WORDS)[0].split(", ")
+    row = page.locator("#rows tr").first
+    assert row.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") == 41
+    button, sound = row.locator(".media button"), page.locator("#sound")
+    assert "strongest moment of neuron" in button.get_attribute("aria-label")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert sound.evaluate(PLAYED) and button.get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Enter")
+    assert sound.evaluate("a => a.paused") and button.get_attribute("aria-pressed") == "false"
+    assert "0 is chance" in page.locator(".legend-box").inner_text()
+
+
+def test_similar_units_are_links_with_their_labels(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    similar = page.locator("figure", has_text="Similar neurons")
+    assert similar.locator("tbody tr").all_inner_texts()[0].split("\t")[0] == "1"
+    assert "<img src=x" in similar.locator("td.label").first.inner_text()
+    similar.get_by_role("link", name="2", exact=True).click()
+    page.wait_for_url("**/units/2.html")
+
+
+def test_the_frequency_axis_is_that_of_the_mel_bands(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    unit_card = card(page)
+    mel = unit_card.locator(".mel").bounding_box()
+    tick = unit_card.locator(".hertz span", has_text="1").last.bounding_box()
+    height = (mel["y"] + mel["height"] - tick["y"] - tick["height"] / 2) / mel["height"]
+    filters = mel_filters(80, torch.float32, torch.device("cpu"))
+    hertz = torch.linspace(0, 8000, filters.shape[1])
+    centers = (filters @ hertz) / filters.sum(1)
+    assert height == pytest.approx((int((centers < 1000).sum())) / 80, abs=0.02)
+
+
 def test_hostile_labels_are_text(page, site) -> None:
     page.goto(f"{site}/index.html")
-    assert "<img src=x" in column(page, 2)[1]
+    page.locator("#search").fill("onerror")
+    assert ["<img src=x" in label for label in column(page, LABEL)] == [True]
     page.goto(f"{site}/units/1.html")
     card(page)
     assert "<img src=x onerror=alert(1)>" in page.locator("h1").inner_text()
     assert page.locator("img[onerror]").count() == 0
 
 
+@pytest.mark.parametrize("width", [360, 800, 1280])
 @pytest.mark.parametrize("name", ["index.html", "units/0.html"])
-def test_light_dark_and_a_phone(browser, site, name) -> None:
+def test_light_dark_and_a_phone(browser, site, name, width) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
-        tab = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+        tab = browser.new_page(viewport={"width": width, "height": 740}, color_scheme=scheme)
         tab.goto(f"{site}/{name}")
         if name == "index.html":
             tab.locator("#rows tr").first.wait_for()
         else:
             card(tab)
         grounds[scheme] = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.locator(".legend-box").get_attribute("open") == (None if width == 360 else "")
         tab.close()
     assert grounds["light"] != grounds["dark"]
 

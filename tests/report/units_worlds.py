@@ -18,6 +18,7 @@ from hooked_whisper.report.units import (
     OnsetMeans,
     PageClip,
     PhoneShare,
+    SelectivityMeasure,
     SiteInfo,
     Unit,
     UnitExample,
@@ -107,6 +108,7 @@ def unit(
         {"F1": 0.88, "AUC": 0.99},
         ("Labels were found automatically.",),
         examples,
+        ((2, 0.25), (1, 0.1)),
     )
 
 
@@ -129,4 +131,7 @@ def info(indices: tuple[int, ...] = (0, 1, 2), n_units: int = 1536) -> SiteInfo:
         n_units,
         "hooked-whisper features --units 0:3",
         (("seed", "0"),),
+        "neuron",
+        measure=SelectivityMeasure("selectivity", "0 is chance, 1 is perfect"),
+        labels={1: HOSTILE},
     )

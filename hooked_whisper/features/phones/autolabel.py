@@ -27,6 +27,8 @@ class AutoLabel:
         text: ``"/s/ 0.83"``, ``"nasals 0.71"``, ``"silence 0.90"`` or ``"—"``.
         label: the phone or class; empty for none.
         score: held-out F1 of its detector; NaN for none.
+        lift: how far the F1 is above chance: 0 at chance, 1 for a perfect detector. Without a label, that of the best
+            candidate; NaN without candidates.
         evidence: a sentence; if there is no label, the reason.
     """
 
@@ -35,6 +37,7 @@ class AutoLabel:
     label: str
     score: float
     evidence: str
+    lift: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,12 @@ def _pick(candidates: list[_Candidate]) -> AutoLabel:
     evident = [c for c in candidates if c.enough]
     if not evident:
         tried = "; ".join(f"{c.label}: {c.evidence}" for c in candidates if c.kind != "silence")
-        return AutoLabel(NOTHING, "none", "", float("nan"), f"not selective ({tried})" if tried else "no label to test")
+        reason = f"not selective ({tried})" if tried else "no label to test"
+        highest = max((c.lift for c in candidates if np.isfinite(c.lift)), default=float("nan"))
+        return AutoLabel(NOTHING, "none", "", float("nan"), reason, highest)
     best = max(evident, key=lambda c: c.lift)  # of equal candidates the first
     shown = f"/{best.label}/" if best.kind == "phone" else best.label
-    return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence)
+    return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence, best.lift)
 
 
 def _from_detector(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: float) -> _Candidate | None:

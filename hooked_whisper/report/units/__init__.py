@@ -1,4 +1,4 @@
-"""A browsable site about units (neurons, directions, latents): what they fire on, to be seen and heard."""
+"""A site about units (neurons, directions, features of an SAE) with the sounds that activate each of them."""
 
 from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.report.units.build import PageOptions, build_site
@@ -11,6 +11,7 @@ from hooked_whisper.report.units.data import (
     OnsetMeans,
     PageClip,
     PhoneShare,
+    SelectivityMeasure,
     SiteInfo,
     Unit,
     UnitExample,
@@ -30,6 +31,7 @@ __all__ = [
     "PageClip",
     "PageOptions",
     "PhoneShare",
+    "SelectivityMeasure",
     "SiteInfo",
     "SiteWriter",
     "Unit",

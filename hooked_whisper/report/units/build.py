@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,11 +30,11 @@ from hooked_whisper.report.units.data import (
 )
 from hooked_whisper.report.units.excerpts import linear_histogram
 from hooked_whisper.report.units.gather import PEAK_FRAME, Gathered, Wanted, gather
-from hooked_whisper.report.units.labeling import Labeling, label_units
+from hooked_whisper.report.units.labeling import label_units
+from hooked_whisper.report.units.neighbors import same_moments, similar_weights
 from hooked_whisper.report.units.site import SiteWriter
 
 T = TypeVar("T")
-_NEAREST = 5
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ def build_site(
     units: Sequence[int] | None = None,
     basis: FeatureBasis | None = None,
     options: PageOptions | None = None,
+    basis_name: str = "",
     title: str = "",
     described: str = "",
     command: str = "",
@@ -89,7 +89,8 @@ def build_site(
     Args:
         units: units that get a page (default: all).
         basis: basis of the units, see :class:`~hooked_whisper.features.HookBasis`.
-        title: heading of the index.
+        basis_name: name of the basis on the pages, such as ``"SAE topk-2"`` (default: its class).
+        title: heading of the index (default: units, hook point and model).
         described: the corpus in words, for the index.
         command: command that made the site, for its footer.
         ranks: processes that share the scan; the first one writes the site.
@@ -114,8 +115,8 @@ def build_site(
             f"units are {wrong or 'empty'}, expected 0 to {scanned.n_features - 1} at {scanned.hook}"
         )
 
-    def track(steps: Iterable[T], what: str) -> Iterable[T]:
-        return tqdm(steps, desc=what, disable=not progress)
+    def track(steps: Iterable[T], name: str) -> Iterable[T]:
+        return tqdm(steps, desc=name, disable=not progress)
 
     def features(activations: Tensor) -> Tensor:
         flat = activations.flatten(1)
@@ -134,8 +135,9 @@ def build_site(
         *([("recordings that could not be read", f"{len(skipped)}: {skipped[0]['reason']}")] if skipped else []),
         *labeling.facts,
     ]
+    noun, basis_name = unit_noun(scanned.hook, basis), "" if basis is None else basis_name or type(basis).__name__
     info = SiteInfo(
-        title or f"{scanned.hook} of {model.cfg.name}",
+        title or _title(noun, basis_name, scanned.hook, model.cfg.name),
         model.cfg.name,
         scanned.hook,
         (described or f"{corpus_scan.header['recordings']} recordings") + (f" (texts: {texts})" if texts else ""),
@@ -143,13 +145,18 @@ def build_site(
         scanned.n_features,
         command,
         tuple(facts),
+        noun,
+        basis_name,
+        labeling.measure,
+        {index: label.text for index, label in zip(shown, labeling.names, strict=False) if label.label},
     )
     writer = SiteWriter(out, info)
     wanted = [example for place, index in enumerate(shown) for example in _wanted(scanned, place, index, options)]
     seen = gather(model, corpus, scanned.hook, features, wanted, writer, lambda x: track(x, "clips"))
-    near = _nearest(model, scanned.hook, basis, shown)
+    weights, moments = similar_weights(model, scanned.hook, basis, shown), same_moments(scanned, shown)
     for place, index in enumerate(track(shown, "pages")):
-        writer.add_unit(_unit(scanned, place, index, seen, labeling, near))
+        unit = _unit(scanned, place, index, seen)
+        writer.add_unit(labeling.add_to(replace(unit, nearest=weights[place], companions=moments[place]), place))
     writer.finish()
     return out / "index.html"
 
@@ -174,14 +181,18 @@ def _wanted(scanned: FeatureScan, place: int, index: int, options: PageOptions) 
     return examples
 
 
-def _unit(
-    scanned: FeatureScan,
-    place: int,
-    index: int,
-    seen: Gathered,
-    labeling: Labeling,
-    near: Callable[[int], tuple[tuple[int, float], ...]],
-) -> Unit:
+def _title(noun: str, basis_name: str, hook: str, model: str) -> str:
+    return f"{f'Features of {basis_name} at' if basis_name else f'{noun.capitalize()}s of'} {hook} in {model}"
+
+
+def unit_noun(hook: str, basis: FeatureBasis | None) -> str:
+    """Return what one unit is called: a neuron, a dimension of other activations, or a feature of a basis."""
+    if basis is not None:
+        return "feature"
+    return "neuron" if ".mlp.hook_" in hook else "dimension"
+
+
+def _unit(scanned: FeatureScan, place: int, index: int, seen: Gathered) -> Unit:
     largest = float(scanned.maximum[index])
     dead = largest < FIRES
     stats = UnitStats(
@@ -194,17 +205,15 @@ def _unit(
     )
     edges = HISTOGRAM_BINS.edges[HISTOGRAM_BINS.per_sign + 1 :].numpy()
     mel = seen.mean_mels.get(place)
-    unit = Unit(
+    return Unit(
         index,
         stats,
         histogram=None if dead else Histogram(*linear_histogram(scanned.histogram[index], edges, largest)),
         ranges=() if dead else _ranges(scanned, index),
         mean_mel=None if mel is None else MeanMel(mel, PEAK_FRAME),
-        nearest=near(place),
         notes=("It was never active on this corpus.",) if dead else (),
         examples=tuple(sorted(seen.examples.get(place, []), key=_order)),
     )
-    return labeling.add_to(unit, place)
 
 
 def _order(example: UnitExample) -> tuple[int, int, int]:
@@ -219,21 +228,3 @@ def _ranges(scanned: FeatureScan, index: int) -> tuple[ActivationRange, ...]:
         ActivationRange(float(low), float(high), int(count), (), 0.0)
         for low, high, count in zip(bounds[:-1], bounds[1:], counts, strict=True)
     )
-
-
-def _nearest(
-    model: HookedWhisper, hook: str, basis: FeatureBasis | None, shown: Sequence[int]
-) -> Callable[[int], tuple[tuple[int, float], ...]]:
-    """Units with the most similar output weights (cosine), for MLP neurons; none for other units."""
-    if basis is not None or not hook.endswith("mlp.hook_post"):
-        return lambda place: ()
-    block = int(hook.split(".")[2])
-    written = torch.nn.functional.normalize(model.encoder.W_out[block].detach().float(), dim=-1)  # [d_mlp, d_model]
-    rows = written[list(shown)] @ written.T
-    rows[torch.arange(len(shown)), list(shown)] = -2.0
-    cosines, indices = rows.topk(min(_NEAREST, rows.shape[1] - 1), dim=1)
-
-    def near(place: int) -> tuple[tuple[int, float], ...]:
-        return tuple(zip(indices[place].tolist(), cosines[place].tolist(), strict=True))
-
-    return near

@@ -28,6 +28,19 @@ Group = Literal["top", "random"] | int
 
 
 @dataclass(frozen=True)
+class SelectivityMeasure:
+    """The measure of :attr:`Unit.score`, which sorts the index.
+
+    Attributes:
+        name: one or two words.
+        description: a sentence for the legend, with the meaning of 0 and 1.
+    """
+
+    name: str = "score"
+    description: str = "the score of the label"
+
+
+@dataclass(frozen=True)
 class SiteInfo:
     """Title, model, corpus and units of a site.
 
@@ -39,6 +52,10 @@ class SiteInfo:
         n_units: number of units at the hook point, with or without a page.
         command: command that made the site.
         facts: further rows to print, ``(name, value)``.
+        noun: what one unit is called, such as "neuron" or "feature".
+        basis: name of the units' basis, such as "SAE topk-2"; empty for the activations themselves.
+        measure: what the units' scores measure.
+        labels: label of each unit, for links between pages.
     """
 
     title: str
@@ -49,6 +66,14 @@ class SiteInfo:
     n_units: int
     command: str = ""
     facts: tuple[tuple[str, str], ...] = ()
+    noun: str = "unit"
+    basis: str = ""
+    measure: SelectivityMeasure = SelectivityMeasure()
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a unit: ``"neuron 12"``, or ``"feature 12 of SAE topk-2"``."""
+        return f"{self.noun} {index}{f' of {self.basis}' if self.basis else ''}"
 
     def __post_init__(self) -> None:
         if len(set(self.indices)) != len(self.indices):
@@ -302,12 +327,13 @@ class Unit:
     Attributes:
         label: for instance ``/s/``.
         evidence: why it has this label.
-        score: of the label, for sorting.
+        score: how selective the unit is, in the site's ``measure``; ``None`` if it is unknown.
         ranges: from low to high; ``UnitExample.group`` counts them from 0.
         base_rates: share of all positions by phone.
-        nearest: ``(index, cosine)`` of similar units.
+        nearest: ``(index, cosine)`` of units with similar weights.
         selectivity: further scores by name.
         notes: sentences.
+        companions: ``(index, share)`` of units with the same strongest moments, and the share of moments that agree.
     """
 
     index: int
@@ -325,15 +351,15 @@ class Unit:
     selectivity: Mapping[str, Number] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     examples: tuple[UnitExample, ...] = ()
+    companions: tuple[tuple[int, Number], ...] = ()
 
     def __post_init__(self) -> None:
         if self.index < 0:
             raise HookedWhisperError(f"the index of a unit is {self.index}, expected at least 0")
         if self.score is not None:
             _finite(f"the score of unit {self.index} (use None for no score)", self.score)
-        _finite(
-            f"unit {self.index}", *self.base_rates.values(), *self.selectivity.values(), *dict(self.nearest).values()
-        )
+        similar = (*dict(self.nearest).values(), *dict(self.companions).values())
+        _finite(f"unit {self.index}", *self.base_rates.values(), *self.selectivity.values(), *similar)
         for example in self.examples:
             if isinstance(example.group, int) and not 0 <= example.group < len(self.ranges):
                 raise HookedWhisperError(
@@ -341,6 +367,6 @@ class Unit:
                 )
 
 
-def _finite(what: str, *values: Number) -> None:
+def _finite(name: str, *values: Number) -> None:
     if not np.isfinite(values).all():
-        raise HookedWhisperError(f"{what}: a value is NaN or infinite: omit it or give None")
+        raise HookedWhisperError(f"{name}: a value is NaN or infinite: omit it or give None")

@@ -22,11 +22,37 @@ from hooked_whisper.features.phones.polyphony import PhoneRanges, ranges_between
 from hooked_whisper.features.scan import FeatureScan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
-from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare, Unit
+from hooked_whisper.report.units.data import (
+    POSITION_S,
+    OnsetMeans,
+    PhoneShare,
+    SelectivityMeasure,
+    Unit,
+    UnitStats,
+)
 
 log = logging.getLogger(__name__)
 _PHONES_SHOWN = 6
 _LEAST_ONSETS = 20  # a mean of fewer mostly reflects the adjacent phones
+
+
+SELECTIVITY = SelectivityMeasure(
+    "selectivity",
+    "how far the F1 of the label's detector is above chance (0: chance, 1: perfect); without a label, that of the best "
+    "candidate. The detector is a threshold on the activation, set on other speakers than it is tested on",
+)
+SPARSENESS = SelectivityMeasure(
+    "sparseness",
+    "lifetime sparseness of the activation (Vinje and Gallant 2000): 0 if it is the same everywhere, near 1 if it is "
+    "large at few moments only. Selectivity for phones needs recordings with phones by at least two speakers",
+)
+
+
+def sparseness(stats: UnitStats) -> float:
+    """Return the lifetime sparseness of a unit, ``1 - mean² / mean of squares``; 0 for a unit that is always 0."""
+    mean = max(float(stats.mean), 0.0)
+    squares = float(stats.variance) + mean**2
+    return 1 - mean**2 / squares if squares > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +63,11 @@ class Labeling:
     names: tuple[AutoLabel, ...] = ()
     ranges: PhoneRanges | None = None
     facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def measure(self) -> SelectivityMeasure:
+        """The measure that sorts the units: by phones, or without phones by sparseness."""
+        return SPARSENESS if self.counts is None else SELECTIVITY
 
     # computed for all units at once, when the first one needs it
 
@@ -59,7 +90,7 @@ class Labeling:
     def add_to(self, unit: Unit, place: int) -> Unit:
         """Return the unit with its label, phones by range, onset means and scores."""
         if self.counts is None or self.ranges is None:
-            return unit
+            return replace(unit, score=None if unit.stats.dead else sparseness(unit.stats))
         name, phones = self.names[place], self.counts.phones
         scores = {
             "best-phone F1 (held-out speakers)": phones.f1[place],
@@ -77,7 +108,7 @@ class Labeling:
             unit,
             label=name.text,
             evidence=name.evidence,
-            score=name.score if np.isfinite(name.score) else None,
+            score=None if unit.stats.dead or not np.isfinite(name.lift) else float(name.lift),
             ranges=tuple(self._range(unit, place, i) for i in range(len(unit.ranges))),
             base_rates={self.ranges.names[i]: float(base[i]) for i in shown},
             onset=self._onsets(place),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,9 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hooked_whisper._support.mel_axis import FrequencyTick, frequency_ticks
 from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.report.page import _environment as report_environment
-from hooked_whisper.report.units.data import FRAME_S, MeanMel, SiteInfo, Unit, UnitExample
+from hooked_whisper.report.units.data import FRAME_S, MeanMel, Number, SiteInfo, Unit, UnitExample
 from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors
 from hooked_whisper.report.units.records import Record, dump, label_at
 
@@ -36,15 +36,31 @@ class UnitCard:
     words: tuple[tuple[str, bool], ...]
 
     @property
+    def frequencies(self) -> tuple[FrequencyTick, ...]:
+        """Marks of the frequency axis."""
+        return frequency_ticks(self.clip["n_mels"])
+
+    @property
     def alt(self) -> str:
         """Text alternative of the spectrogram."""
-        e, where = self.example, f" in /{self.phone}/" if self.phone else ""
-        word = next((w for w, here in self.words if here), "")
+        e, phone = self.example, f" in /{self.phone}/" if self.phone else ""
+        word = next((w for w, at_peak in self.words if at_peak), "")
         return (
             f"Mel spectrogram of {self.clip['duration']:.2f} s with the activation over it: {e.value:.3g} at "
-            f"{e.peak_s:.2f} s{where}{' of ' + word if word else ''}; from {float(e.trace.min()):.3g} to "
+            f"{e.peak_s:.2f} s{phone}{' of ' + word if word else ''}; from {float(e.trace.min()):.3g} to "
             f"{float(e.trace.max()):.3g}; looped from {self.loop[0]:.2f} to {self.loop[1]:.2f} s"
         )
+
+
+@dataclass(frozen=True)
+class SimilarUnit:
+    """A unit with similar weights or the same strongest moments; ``None`` where it is not among the most similar."""
+
+    index: int
+    label: str
+    linked: bool
+    cosine: Number | None
+    share: Number | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,8 @@ def render_index(info: SiteInfo, rows: Sequence[Sequence[Any]]) -> str:
 
     rows: from :func:`hooked_whisper.report.units.records.index_row`.
     """
-    return str(_environment().get_template("site.html.j2").render(info=info, n=len(rows), rows=embedded(rows)))
+    data = {"noun": info.noun, "rows": list(rows)}
+    return str(_environment().get_template("site.html.j2").render(info=info, n=len(rows), data=embedded(data)))
 
 
 def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Record], examples: Sequence[Record]) -> str:
@@ -105,10 +122,15 @@ def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Reco
             base=_base_row(unit, colors),
             mel=_mel(unit.mean_mel) if unit.mean_mel else None,
             scale=scale,
-            linked={i for i, _ in unit.nearest if i in info.indices},
+            similar=_similar(unit, info),
             data=embedded({"scale": scale, "examples": list(examples)}),
         )
     )
+
+
+def mean_mel_png(mean: MeanMel) -> bytes:
+    """Picture of a mean spectrogram, for the unit's page and the index."""
+    return mel_png(mean.values)
 
 
 def embedded(value: Any) -> Markup:
@@ -181,12 +203,20 @@ def _segments(shares: Mapping[str, float], titles: Mapping[str, str], colors: Ma
     return segments
 
 
+def _similar(unit: Unit, info: SiteInfo) -> list[SimilarUnit]:
+    """Similar units, first by weights and then by moments."""
+    weights, moments = dict(unit.nearest), dict(unit.companions)
+    return [
+        SimilarUnit(index, info.labels.get(index, ""), index in info.indices, weights.get(index), moments.get(index))
+        for index in dict.fromkeys([*weights, *moments])
+    ]
+
+
 def _mel(mean: MeanMel) -> dict[str, Any]:
     frames = mean.values.shape[1]
-    data = base64.b64encode(mel_png(mean.values)).decode("ascii")
     return {
-        "uri": f"data:image/png;base64,{data}",
         "percent": 100 * (mean.peak_frame + 0.5) / frames,
         "before_ms": round(1000 * mean.peak_frame * FRAME_S),
         "after_ms": round(1000 * (frames - 1 - mean.peak_frame) * FRAME_S),
+        "frequencies": frequency_ticks(len(mean.values)),
     }

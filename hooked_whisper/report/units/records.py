@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import SILENCE, Interval
 from hooked_whisper.report.units.data import POSITION_S, Number, PageClip, SiteInfo, Unit, UnitExample
 
 Record = dict[str, Any]
 _LOOP_S = 0.24  # shorter loops sound like a buzz
+_HEARD = 4  # words of a unit in the index
 _PREFIX, _SUFFIX = "HW.clip(", ");\n"
 
 
@@ -27,6 +28,7 @@ def clip_record(clip: PageClip) -> Record:
         "text": clip.text,
         "start": short(clip.clip.offset),
         "duration": short(clip.duration),
+        "n_mels": len(clip.mel),
         "words": _intervals(clip.words, clip.duration),
         "phones": _intervals(clip.phones, clip.duration),
     }
@@ -81,6 +83,7 @@ def unit_record(info: SiteInfo, unit: Unit, clips: Mapping[str, Record]) -> Reco
         "base_rates": {k: short(v) for k, v in unit.base_rates.items()},
         "selectivity": {k: short(v) for k, v in unit.selectivity.items()},
         "nearest": [[i, short(cosine)] for i, cosine in unit.nearest],
+        "companions": [[i, short(share)] for i, share in unit.companions],
         "notes": list(unit.notes),
         "activations": [_activation(e, clips[e.clip]) for e in unit.examples],
     }
@@ -114,14 +117,32 @@ def label_at(intervals: Sequence[Sequence[Any]], seconds: float) -> str:
     return next((str(label) for start, end, label in intervals if start <= seconds < end), "")
 
 
-def index_row(unit: Unit) -> list[Any]:
-    """A row of the index: ``[index, label, score, max, frac_nonzero, mean, dead]``."""
+def index_row(unit: Unit, clips: Mapping[str, Record], moment: str) -> list[Any]:
+    """A row of the index: ``[index, label, score, max, frac_nonzero, mean, dead, thumbnail, words, moment]``.
+
+    Args:
+        clips: records of the clips of the unit's examples.
+        moment: file name of the sound of its strongest moment, or empty.
+    """
     stats = unit.stats
     numbers = [
         None if unit.score is None else short(unit.score),
         *map(short, (stats.max, stats.frac_nonzero, stats.mean)),
     ]
-    return [unit.index, unit.label, *numbers, int(stats.dead)]
+    heard = heard_in(unit, clips)
+    return [unit.index, unit.label, *numbers, int(stats.dead), int(unit.mean_mel is not None), heard, moment]
+
+
+def heard_in(unit: Unit, clips: Mapping[str, Record]) -> str:
+    """Words at the peaks of the strongest examples, without repetitions; phones where the words are not known."""
+    top = sorted((e for e in unit.examples if e.group == "top"), key=lambda e: e.rank)
+    heard: dict[str, None] = {}
+    for example in top:
+        clip = clips[example.clip]
+        label = label_at(clip["words"] or clip["phones"], example.peak_s)
+        if label and label != SILENCE:
+            heard[label.lower()] = None
+    return ", ".join(list(heard)[:_HEARD])
 
 
 def short(value: Number) -> float:

@@ -1,7 +1,7 @@
 """Write the site: an index, a page per unit, and the sounds and spectrograms that pages share.
 
 - ``index.html``, ``units.json``
-- ``units/<index>.html`` and ``.json`` per unit
+- ``units/<index>.html``, ``.json`` and ``.png`` (mean spectrogram around the peaks) per unit
 - ``clips/``: per clip a ``.mp3``, a ``.png`` (spectrogram), a ``.js`` (words and phones), and a ``.mp3`` per amplified
   moment
 - ``assets/``
@@ -19,7 +19,7 @@ from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.report.units.data import POSITION_S, PageClip, SiteInfo, Unit
-from hooked_whisper.report.units.pages import render_asset, render_index, render_unit
+from hooked_whisper.report.units.pages import mean_mel_png, render_asset, render_index, render_unit
 from hooked_whisper.report.units.records import (
     Record,
     clip_record,
@@ -96,8 +96,11 @@ class SiteWriter:
         page = render_unit(self.info, unit, self._places[unit.index], clips, examples)
         folder = self.out / "units"
         write_atomic(folder / f"{unit.index}.json", dump(unit_record(self.info, unit, clips)).encode())
+        if unit.mean_mel is not None:
+            write_atomic(folder / f"{unit.index}.png", mean_mel_png(unit.mean_mel))
         write_atomic(folder / f"{unit.index}.html", page.encode())
-        self._rows[unit.index] = index_row(unit)
+        strongest = [record["moment"] for e, record in zip(unit.examples, examples, strict=True) if e.group == "top"]
+        self._rows[unit.index] = index_row(unit, clips, strongest[0] if strongest else "")
 
     def finish(self) -> None:
         """Write the index.
@@ -147,6 +150,9 @@ def _units_json(info: SiteInfo, rows: list[list[Any]]) -> Record:
         "layer": info.hook,
         "corpus": info.corpus,
         "n_units": info.n_units,
+        "noun": info.noun,
+        "basis": info.basis,
+        "score": {"name": info.measure.name, "description": info.measure.description},
         "command": info.command,
         "facts": dict(info.facts),
         "units": [
@@ -158,7 +164,8 @@ def _units_json(info: SiteInfo, rows: list[list[Any]]) -> Record:
                 "frac_nonzero": fraction,
                 "mean": mean,
                 "dead": bool(dead),
+                "words": words,
             }
-            for index, label, score, top, fraction, mean, dead in rows
+            for index, label, score, top, fraction, mean, dead, _, words, _ in rows
         ],
     }

@@ -1,11 +1,11 @@
-// A unit's page: draws activations and captions over spectrograms, and plays. Data: #data, and a program per clip.
+// A unit's page: draws activations and captions over spectrograms, and plays. Data: #data, and a script per clip.
 "use strict";
 
 const HW = (() => {
   const clips = new Map();
   const waiting = new Map();
 
-  // Programs in clips/ call this; fetch() of a JSON file is forbidden on pages that were opened from a disk.
+  // Scripts in clips/ call this; fetch() of a JSON file is forbidden on pages that were opened from a disk.
   const clip = (name, record) => clips.set(name, record);
 
   function load(name) {
@@ -27,7 +27,7 @@ const HW = (() => {
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
-  const FRAME = 0.01; // seconds of a mel frame, which is centred on its time
+  const FRAME = 0.01; // seconds of a mel frame, which is centered on its time
   const MOMENT = 1; // seconds of an amplified moment
 
   const percent = (seconds, duration) => `${100 * seconds / duration}%`;
@@ -63,6 +63,15 @@ const HW = (() => {
       tier.append(span);
     }
     tier.hidden = intervals.length === 0;
+    fit(tier);
+  }
+
+  // Labels that do not fit are only in the title, except for the one at the peak, which covers its neighbors.
+  function fit(tier) {
+    for (const span of tier.querySelectorAll("span:not(.here)")) {
+      span.classList.remove("narrow");
+      span.classList.toggle("narrow", span.scrollWidth > span.clientWidth + 1);
+    }
   }
 
   function drawTime(tier, duration) {
@@ -145,15 +154,15 @@ const HW = (() => {
     }
 
     for (const [sound, button] of [[audio, play], [moment, amplified]]) {
-      const rest = button.textContent;
+      const label = button.textContent;
       sound.addEventListener("play", () => {
         press(button, true);
-        button.textContent = rest.replace(/^\S+/, "❚❚");
+        button.textContent = label.replace(/^\S+/, "❚❚");
         if (!frame) frame = requestAnimationFrame(animate);
       });
       sound.addEventListener("pause", () => {
         press(button, false);
-        button.textContent = rest;
+        button.textContent = label;
       });
     }
     audio.addEventListener("timeupdate", follow); // where no frames are drawn, in a hidden tab
@@ -171,18 +180,18 @@ const HW = (() => {
       go(first);
       start(audio);
     });
-    const under = event => {
+    const secondsAt = event => {
       const box = view.getBoundingClientRect();
       return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * duration;
     };
     view.addEventListener("click", event => {
-      go(under(event));
+      go(secondsAt(event));
       start(audio);
     });
     view.addEventListener("pointermove", event => {
       if (!audio.paused || !moment.paused) return; // the clock is the player's
-      const value = example.values[Math.round((under(event) - example.start) / example.step)];
-      clock.textContent = `${under(event).toFixed(2)} s: ${value === undefined ? "–" : +value.toPrecision(3)}`;
+      const value = example.values[Math.round((secondsAt(event) - example.start) / example.step)];
+      clock.textContent = `${secondsAt(event).toFixed(2)} s: ${value === undefined ? "–" : +value.toPrecision(3)}`;
     });
     view.addEventListener("pointerleave", () => show(Number(seek.value)));
     seek.addEventListener("input", () => go(Number(seek.value)));
@@ -219,10 +228,18 @@ const HW = (() => {
     wire(card, example);
     near.observe(card);
   }
+  let resized = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(resized);
+    resized = requestAnimationFrame(() => document.querySelectorAll(".tier:not(.time)").forEach(fit));
+  });
   addEventListener("beforeprint", () => {
     for (const image of document.querySelectorAll(".mel img")) image.loading = "eager";
     for (const card of [...pending.keys()]) fill(card);
   });
+
+  const legend = document.querySelector(".legend-box");
+  if (legend) legend.open = innerWidth > 700;
 
   // --- keys: to the units beside this one ---
 
