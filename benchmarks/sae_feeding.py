@@ -39,7 +39,7 @@ from sae_lens_audio.activations import (
 )
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.training import Batch, Batches, Trainer, TrainingConfig
-from sae_lens_audio.training.batches import Feed, Place
+from sae_lens_audio.training.batches import Feed, RowCursor
 
 
 class Waiting:
@@ -59,8 +59,8 @@ class Waiting:
 
 
 class WatchedBatches(Batches):
-    def start(self, place: Place) -> Any:
-        return Waiting(super().start(place))
+    def start(self, cursor: RowCursor) -> Any:
+        return Waiting(super().start(cursor))
 
 
 class Forgotten(StoredActivations):

@@ -130,7 +130,7 @@ def check_index(index: int, n: int) -> None:
         raise ArgumentError(f"there is no chunk {index}: this epoch has {n}")
 
 
-def selected_recordings(recordings: Sequence[int] | Int[np.ndarray, "chosen"], n: int) -> Int[np.ndarray, "chosen"]:
+def selected_recordings(recordings: Sequence[int] | Int[np.ndarray, "selected"], n: int) -> Int[np.ndarray, "selected"]:
     """Return the distinct indices in a corpus of ``n``, sorted.
 
     Raises:
@@ -143,6 +143,6 @@ def selected_recordings(recordings: Sequence[int] | Int[np.ndarray, "chosen"], n
     return indices
 
 
-def digest_of(recordings: Int[np.ndarray, "chosen"]) -> str:
+def digest_of(recordings: Int[np.ndarray, "selected"]) -> str:
     """Return the SHA-256 of indices in a corpus."""
     return hashlib.sha256(recordings.astype("<i8").tobytes()).hexdigest()

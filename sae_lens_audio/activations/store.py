@@ -145,7 +145,7 @@ class ActivationStore:
     def read(
         self,
         hooks: str | Sequence[str],
-        recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None = None,
+        recordings: Sequence[int] | Int[np.ndarray, "selected"] | None = None,
         most: int | None = None,
         seed: int = 0,
     ) -> ActivationChunk:
@@ -181,7 +181,9 @@ class ActivationStore:
         )
         return ActivationChunk(rows, recording[order], position[order])
 
-    def _indices_of(self, recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None) -> list[Int[np.ndarray, "row"]]:
+    def _indices_of(
+        self, recordings: Sequence[int] | Int[np.ndarray, "selected"] | None
+    ) -> list[Int[np.ndarray, "row"]]:
         """Return the rows of each shard that belong to the recordings."""
         entries = self._manifest.shards
         if recordings is None:

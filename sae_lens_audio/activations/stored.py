@@ -38,7 +38,7 @@ class StoredActivations(DeprecatedSourceNames):
         self,
         store: ActivationStore,
         hooks: str | Sequence[str],
-        recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None = None,
+        recordings: Sequence[int] | Int[np.ndarray, "selected"] | None = None,
         shards_together: int = 8,
         seed: int = 0,
     ) -> None:
@@ -50,7 +50,7 @@ class StoredActivations(DeprecatedSourceNames):
         self.hooks = store.hook_names(hooks)
         self.widths = tuple(store.width(hook) for hook in self.hooks)
         self.ids = store.ids
-        self._selected: Int[np.ndarray, "chosen"] | None = None
+        self._selected: Int[np.ndarray, "selected"] | None = None
         if recordings is not None:
             self._selected = selected_recordings(recordings, len(self.ids))
             if not sum(store.recordings[k].rows for k in self._selected):

@@ -34,7 +34,7 @@ class StreamedActivations(DeprecatedSourceNames):
     """Rows of a corpus, computed again in every epoch. A chunk is a few recordings, in random order in every epoch.
 
     Recordings that cannot be read are skipped, kept in ``failures`` by their index in the corpus, and logged once. Any
-    thread may ask for chunks, but the model must not run elsewhere meanwhile: both passes would share hooks and
+    thread may request chunks, but the model must not run elsewhere at the same time: both passes would share hooks and
     attached SAEs.
 
     Args:

@@ -163,7 +163,7 @@ class SAELensNames(nn.Module):
         """Write a SAELens folder with this SAE and its metadata, see :func:`sae_lens_audio.save_sae`."""
         from sae_lens_audio.formats import save_sae
 
-        save_sae(self, path)
+        save_sae(self, path)  # type: ignore[arg-type]  # SAE is the only subclass
 
     def push_to_hub(self, repo_id: str, folder: str = "", **options: Any) -> Any:
         """Upload the SAE with a card, see :func:`sae_lens_audio.push_to_hub`."""

@@ -97,8 +97,8 @@ def stability(
     8192 features.
 
     Args:
-        SAEs: two or more, of one hook point.
-        alive: features of each that fire; the others, which nobody trained, are left out.
+        saes: two or more, of one hook point.
+        alive: mask of the features that fire; the others were not trained and are excluded.
 
     Raises:
         ArgumentError: fewer than two SAEs, or one without a feature that fires.
@@ -117,7 +117,7 @@ def stability(
         rows[name] = rows[name][torch.from_numpy(mask).to(rows[name].device)]
     for name, x in rows.items():
         if not len(x):
-            raise ArgumentError(f"no feature of {name} fires, so none can be found again: train it")
+            raise ArgumentError(f"no feature of {name} fires, so none can recur in another SAE: train it")
     pairs = tuple(match((a, b), rows[a], rows[b]) for a, b in combinations(rows, 2))
     random = tuple(
         match((name, "random"), x, random_directions(x.shape[0], x.shape[1], seed + k))

@@ -79,7 +79,7 @@ def _scores(extra: Mapping[str, Any]) -> str:
     scores = extra.get("held_out")
     if not isinstance(scores, Mapping):
         return ""
-    rows = {_SCORES.get(key, key): value for key, value in scores.items()}
+    rows = {_SCORES.get(str(key), str(key)): value for key, value in scores.items()}
     return f"\n## Scores on held-out speakers\n\n{markdown_table(rows)}\n"
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hooked_whisper._support.renamed import renamed_property
+from hooked_whisper._support.renamed import renamed_names, renamed_property
 from hooked_whisper._support.showing import Showing
 from sae_lens_audio.activations import ActivationChunk, ActivationSource
 from sae_lens_audio.errors import TrainingError
@@ -22,7 +22,7 @@ _AHEAD = 2  # batches prepared in advance
 
 
 @dataclass(frozen=True)
-class Place:
+class RowCursor:
     """The next row to serve: ``row`` of the shuffled ``chunk``."""
 
     epoch: int = 0
@@ -30,8 +30,8 @@ class Place:
     row: int = 0
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, int]) -> Place:
-        """Read ``asdict`` of a place; version 0.1 called a chunk a block."""
+    def from_json(cls, facts: Mapping[str, int]) -> RowCursor:
+        """Read ``asdict`` of a cursor; version 0.1 called a chunk a block."""
         return cls(facts["epoch"], facts["chunk"] if "chunk" in facts else facts["block"], facts["row"])
 
     block = renamed_property("block", "chunk")
@@ -43,15 +43,15 @@ class Batch(Showing):
 
     rows: one tensor per hook point.
     indices: of the rows in their chunk. all_indices: those of the whole batch, over all processes.
-    start, end: places of the first row, and of the first row of the next batch.
+    start, end: cursors of the first row, and of the first row of the next batch.
     """
 
     rows: tuple[Tensor, ...]
     indices: Int[Tensor, "row"]
     all_indices: Int[Tensor, "batch"]
     chunk: ActivationChunk
-    start: Place
-    end: Place
+    start: RowCursor
+    end: RowCursor
 
     def of_all_processes(self) -> tuple[Tensor, ...]:
         """Return the rows of the whole batch, including those of other processes."""
@@ -88,14 +88,14 @@ class Batches:
 
     blocks = renamed_property("blocks", "source")
 
-    def start(self, place: Place) -> Feed:
-        """Return endless batches from a place on, prepared by another thread. Close the feed after use."""
-        return Feed(self._batches(place))
+    def start(self, cursor: RowCursor) -> Feed:
+        """Return endless batches from a cursor on, prepared by another thread. Close the feed after use."""
+        return Feed(self._batches(cursor))
 
-    def _batches(self, place: Place) -> Iterator[Batch]:
+    def _batches(self, cursor: RowCursor) -> Iterator[Batch]:
         share = self.size // self.n_ranks
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        epoch, first_chunk, first_row = place.epoch, place.chunk, place.row
+        epoch, first_chunk, first_row = cursor.epoch, cursor.chunk, cursor.row
         while True:
             served = first_chunk > 0 or first_row > 0  # the rest of a resumed epoch may be too short for a batch
             for number in range(first_chunk, self.source.n_chunks(epoch)):
@@ -106,7 +106,7 @@ class Batches:
                     all_indices = shuffled[row : row + self.size]
                     indices, served = all_indices[mine], True
                     rows = tuple(_gather(x, indices) for x in chunk.rows)
-                    start, end = Place(epoch, number, row), Place(epoch, number, row + self.size)
+                    start, end = RowCursor(epoch, number, row), RowCursor(epoch, number, row + self.size)
                     yield Batch(rows, indices, all_indices, chunk, start, end)
                 first_row = 0
             if not served:
@@ -171,3 +171,6 @@ class Feed:
     def close(self) -> None:
         self._closed.set()
         self._thread.join()
+
+
+__getattr__ = renamed_names(__name__, {"Place": "RowCursor"})

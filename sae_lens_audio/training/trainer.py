@@ -22,7 +22,7 @@ from sae_lens_audio.activations import ActivationSource
 from sae_lens_audio.architectures import SAE, TrainStepOutput
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import Metadata, save_sae
-from sae_lens_audio.training.batches import Batch, Batches, Feed, Place
+from sae_lens_audio.training.batches import Batch, Batches, Feed, RowCursor
 from sae_lens_audio.training.checkpoint import (
     CHECKPOINT,
     load_optimizer_state,
@@ -121,7 +121,7 @@ class Trainer:
         self.batches = Batches(source, config.batch, config.seed, rank, n)
         if config.batch % (n * config.accumulate):
             raise TrainingError(f"{n} processes cannot share {config.batch} rows in {config.accumulate} parts each")
-        self.number, self.place, self.scales = 0, Place(), (1.0,) * len(source.hooks)
+        self.number, self.cursor, self.scales = 0, RowCursor(), (1.0,) * len(source.hooks)
         self._feed: Feed | None = None
         self._writers: list[Writer] = []
         self._make_writers = writers
@@ -146,7 +146,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.project_weights_()
-        self.number, self.place = self.number + 1, batch.end
+        self.number, self.cursor = self.number + 1, batch.end
         self.dead.update(step.output.active, self.config.batch, self.number)
         if self.number == int(_RATES_FROM * self.config.steps):
             self.dead.reset_rates()
@@ -156,7 +156,7 @@ class Trainer:
 
     def _next_batch(self) -> Batch:
         if self._feed is None:
-            self._feed = self.batches.start(self.place)
+            self._feed = self.batches.start(self.cursor)
         return next(self._feed)
 
     def _forward_backward(self, batch: Batch) -> Step:
@@ -334,7 +334,7 @@ class Trainer:
             "dead": self.dead.state(),
         }
         tensors = {f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
-        facts = {"identity": self._identity, "step": self.number, "place": asdict(self.place), "scales": self.scales}
+        facts = {"identity": self._identity, "step": self.number, "place": asdict(self.cursor), "scales": self.scales}
         for writer in self._writers:
             writer.flush()
         write_checkpoint(self.folder / CHECKPOINT, tensors, facts)
@@ -350,7 +350,7 @@ class Trainer:
         self.sae.load_state_dict(groups["sae"])
         load_optimizer_state(self.sae, self.optimizer, groups["optimizer"])
         self.dead.load(groups["dead"])
-        self.number, self.place = facts["step"], Place.from_json(facts["place"])
+        self.number, self.cursor = facts["step"], RowCursor.from_json(facts["place"])
         self.scales = tuple(facts["scales"])
 
     def _check_ranks_agree(self) -> None:

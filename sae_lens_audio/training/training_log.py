@@ -39,4 +39,6 @@ class TrainingLog(Tabular, list[dict[str, Any]]):
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("step")
             axes.grid(alpha=0.3)
+            if name != "explained_variance":
+                axes.set_ylim(bottom=0)
         return figure

@@ -13,7 +13,7 @@ from sae_lens_audio import BatchTopK, BatchTopKConfig, Evaluation, NormalizedSAE
 from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.architectures import TopKConfig
 from sae_lens_audio.evals import EvaluationOptions, ReconstructionScores
-from sae_lens_audio.training.batches import Batches, Place
+from sae_lens_audio.training.batches import Batches, RowCursor
 from tests.sae.training.sources import config, mixtures, trainer
 
 ROWS = mixtures(200)
@@ -47,7 +47,7 @@ def test_attributes() -> None:
         (step.batch, "at", "start"),
         (step.batch, "after", "end"),
         (batches, "blocks", "source"),
-        (Place(0, 3, 5), "block", "chunk"),
+        (RowCursor(0, 3, 5), "block", "chunk"),
     ]
     for owner, old, new in pairs:
         with pytest.warns(RenamedWarning, match=f"{type(owner).__name__}.{old} is now called {new}"):

@@ -1,4 +1,4 @@
-"""Batches: every row at most once per epoch, determined by the place, shared among processes."""
+"""Batches: every row at most once per epoch, determined by the cursor, shared among processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sae_lens_audio.activations import ActivationChunk, TensorActivations
 from sae_lens_audio.errors import TrainingError
-from sae_lens_audio.training.batches import Batches, Place
+from sae_lens_audio.training.batches import Batches, RowCursor
 
 
 class Parts:
@@ -36,8 +36,8 @@ class Parts:
         return ActivationChunk((numbers[:, None].half(),), torch.zeros(n, dtype=torch.int32), numbers.int())
 
 
-def take(batches: Batches, n: int, place: Place = Place()) -> list:  # noqa: B008 - frozen
-    feed = batches.start(place)
+def take(batches: Batches, n: int, cursor: RowCursor = RowCursor()) -> list:  # noqa: B008 - frozen
+    feed = batches.start(cursor)
     try:
         return list(islice(feed, n))
     finally:
@@ -68,7 +68,7 @@ def test_an_epoch_serves_each_row_at_most_once_and_drops_less_than_a_batch_per_c
 def test_batches_from_a_place_continue_the_sequence(skip: int, seed: int) -> None:
     batches = Batches(Parts([20, 9, 14]), 4, seed)
     whole = take(batches, skip + 4)
-    later = take(batches, 4, whole[skip - 1].end if skip else Place())
+    later = take(batches, 4, whole[skip - 1].end if skip else RowCursor())
     assert [values(b) for b in later] == [values(b) for b in whole[skip:]]
 
 
@@ -90,7 +90,7 @@ def test_processes_share_each_batch() -> None:
 
 def test_too_few_rows_for_a_batch_is_an_error_and_the_thread_is_gone() -> None:
     others = set(threading.enumerate())  # of tests before, which need not have closed theirs
-    feed = Batches(Parts([3, 2]), 4).start(Place())
+    feed = Batches(Parts([3, 2]), 4).start(RowCursor())
     with pytest.raises(TrainingError, match="no chunk of the activations has the 4 rows"):
         next(feed)
     assert not [t for t in threading.enumerate() if t not in others and t.name == "batches"]
@@ -103,7 +103,7 @@ def test_an_error_of_the_source_is_raised_in_place_of_its_batch() -> None:
                 raise OSError("shard-00001.safetensors is truncated")
             return super().chunk(epoch, index)
 
-    feed = Batches(Broken([8, 8]), 4).start(Place())
+    feed = Batches(Broken([8, 8]), 4).start(RowCursor())
     assert len(list(islice(feed, 2))) == 2
     with pytest.raises(OSError, match="truncated"):
         next(feed)
