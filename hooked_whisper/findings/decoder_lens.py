@@ -288,7 +288,7 @@ class DecoderLens(Experiment[DecoderLensReadings]):
         draw_bars(axes, x[::-1], 100 * share.values, [GREEN] * len(x))
         axes.set_yticks(x[::-1], layers)
         words.set_label(alt_text("Block after which a token stays right", share.values[:, 0], layers))
-        return [draw_controls(finding, 3, "WER before the first block minus WER after the last"), errors, words]
+        return [draw_controls(finding, 3, "fall of WER over the blocks"), errors, words]
 
 
 def settled(lens: LensReadings) -> tuple[Int[np.ndarray, "token"], np.ndarray]:

@@ -259,7 +259,7 @@ class EncoderLocality(Experiment[RelevanceMaps]):
         second.colorbar(image, ax=axes, label="relevance (clipped at the 98th percentile)")
         second.set_label("Relevance map of one clip: destination by source")
         return [
-            draw_controls(finding, 1, "relevance in the band: 0 even spread, 1 all of it"),
+            draw_controls(finding, 1, "relevance in the band (0: even, 1: all)"),
             first,
             second,
             draw_sink(finding),

@@ -68,7 +68,7 @@ def draw_english_neighbors(finding: Finding) -> list[Figure]:
     """Draw the AUC of each kind of pair, the distribution of cosines, and the coefficients of the regression."""
     table = finding.measurement("AUC by kind of pair")
     kinds = table.axis("pairs").entries
-    aucs, axes = new_figure("Related pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")
+    aucs, axes = new_figure("Related and random pairs of words", "AUC of the cosine (0.5: chance)", "")
     positions = np.arange(len(kinds))[::-1]
     looks = (("raw", BLUE), ("mean-centered", GREEN), ("untrained", GRAY))
     for k, (embedding, color) in enumerate(looks):
