@@ -29,6 +29,7 @@ from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import window_masks
 from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import word_error
+from hooked_whisper.viewer import view_attention
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -143,6 +144,14 @@ figure.set_size_inches(4.5, 3)
 figure
 
 # %% [markdown]
+# The viewer shows all heads on one clip. Click a head, or choose it with the arrow keys. In its map, a row is a position that
+# attends, and a column the position attended to. The cursor marks both on the spectrogram, and a click plays the row. Compare
+# the farthest heads of the list with the nearest, then choose the log scale to see weak attention.
+
+# %%
+view_attention(model, sentences[1], selected=ranked[0], max_megabytes=0.25)
+
+# %% [markdown]
 # ## Do far heads need their reach?
 #
 # The published claim: limiting the local heads to a narrow window costs little, limiting the others costs much. Each set
@@ -159,7 +168,7 @@ for name, heads in sets.items():
 # %% [markdown]
 # ## Exercises
 #
-# 1. Draw one head's pattern: `model.run_with_cache(mel, names_filter="encoder.blocks.3.attn.hook_pattern")`. Crop it to the clip.
+# 1. Look at cross-attention: `view_attention(model, sentences[1], stack="cross")`. Which heads follow the words?
 # 2. Narrow one block at a time (`window_masks(model, 10, blocks=[b])`). Which block needs its reach?
 # 3. Hide the padding with `cut_padding` (also in `hooked_whisper.interventions`). How much do positions with speech use it?
 # 4. Limit the heads one by one, nearest first, until the error rate doubles. Compare with a random order.

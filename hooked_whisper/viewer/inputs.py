@@ -18,7 +18,7 @@ from hooked_whisper.audio import SAMPLE_RATE, load_audio
 from hooked_whisper.corpora import Clip, Recording
 from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Interval, Stack
+from hooked_whisper.protocols import Interval
 from hooked_whisper.viewer.text_axis import spoken_text
 
 ALIGNED = "Words and their times are from the clip's alignment."
@@ -88,7 +88,7 @@ def _window(mel: Tensor) -> Float[Tensor, "1 mel frame"]:
 
 
 def read_tokens(
-    model: HookedWhisper, stack: Stack, tokens: Any, transcript: str | None, text: str, language: str
+    model: HookedWhisper, stack: str, tokens: Any, transcript: str | None, text: str, language: str
 ) -> Int[Tensor, "1 token"]:
     """Return the decoder's input: ``tokens``, or prompt and transcript, or prompt and the text of the clip.
 
@@ -164,7 +164,7 @@ def text_of(model: HookedWhisper, tokens: Int[Tensor, "1 token"]) -> str:
     return spoken_text(model, tokens[0].tolist())
 
 
-def check_heads(heads: Sequence[Any], stack: Stack) -> None:
+def check_heads(heads: Sequence[Any], stack: str) -> None:
     """Check that there are heads, all of one stack.
 
     Raises:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from html import escape
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper._support.storage import AnyPath, Place, as_path, write_atomic
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import ArgumentError
-from hooked_whisper.protocols import HeadLike, HeadRef, Interval, Stack
+from hooked_whisper.errors import ArgumentError, check_option
+from hooked_whisper.protocols import STACKS, HeadLike, HeadRef, Interval, Stack
 from hooked_whisper.viewer.packing import LEVELS
 from hooked_whisper.viewer.patterns import HeadMap
 
@@ -46,6 +46,9 @@ class MapAxis:
     spans: tuple[tuple[float, float] | None, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_option("kind", self.kind, get_args(AxisKind))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionView:
@@ -71,6 +74,10 @@ class AttentionView:
     positions_per_cell: int = 1
     maps: Mapping[HeadRef, HeadMap] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_option("stack", self.stack, STACKS)
+        check_option("scale", self.scale, get_args(MapScale))
+
     def values(self, head: HeadLike) -> Float[np.ndarray, "row column"]:
         """Return the map of a head as the page shows it, rounded to 1/65535 of its largest value.
 
@@ -92,7 +99,8 @@ class AttentionView:
     def _map(self, head: HeadLike) -> HeadMap:
         ref = HeadRef.parse(head, self.stack)
         if ref not in self.maps:
-            raise ArgumentError(f"{ref} is not shown: choose one of {', '.join(map(str, self.heads[:6]))}, ...")
+            listed = ", ".join(map(str, self.heads[:6])) + (", ..." if len(self.heads) > 6 else "")
+            raise ArgumentError(f"{ref} is not shown, only {listed}: add it to heads")
         return self.maps[ref]
 
     def with_time_cells(self, time: TimeMap, n_positions: int, width: int) -> AttentionView:

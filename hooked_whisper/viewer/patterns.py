@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import ArgumentError
+from hooked_whisper.errors import ArgumentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import ActivationCache, HookPoint
-from hooked_whisper.protocols import HeadRef, Stack, attention_name
+from hooked_whisper.protocols import STACKS, HeadRef, Stack, attention_name
 from hooked_whisper.viewer.packing import PackedMap
 
 _BYTES_PER_CELL = 1.0  # typical, compressed, as base64
@@ -86,13 +86,13 @@ def _pooled_maps(
     def visit(block: int, patterns: Float[Tensor, "head query key"]) -> None:
         for head in heads:
             if head.block == block:
-                maps[head] = pooled_map(patterns[head.head], head.stack, n_rows, n_columns, width)
+                maps[head] = _pooled_map(patterns[head.head], head.stack, n_rows, n_columns, width)
 
     source(visit)
     return maps
 
 
-def pooled_map(
+def _pooled_map(
     pattern: Float[Tensor, "query key"], stack: Stack, n_rows: int, n_columns: int, width: int = 1
 ) -> HeadMap:
     """Cut one pattern to the clip and join ``width`` positions to a cell: sum over keys, mean over queries."""
@@ -130,6 +130,7 @@ def cached_blocks(cache: ActivationCache, stack: Stack, n_blocks: int) -> list[i
     Raises:
         ArgumentError: there are none.
     """
+    check_option("stack", stack, STACKS)
     blocks = [block for block in range(n_blocks) if pattern_name(stack, block) in cache]
     if not blocks:
         names = pattern_name(stack, 0).replace(".0.", ".*.")
