@@ -1,6 +1,6 @@
 """Speech to train SAEs on: generated sentences, spoken by neural (Kokoro) and statistical (flite) voices.
 
-``python -m sae_lens_audio.speech FOLDER`` writes passages of 25 to 29 s, some with room sound or noise, as an ordinary
+``python -m sae_lens_audio.speech FOLDER`` writes passages of about 27 s, some with room sound or noise, as an ordinary
 corpus folder. No voice or sentence of an evaluation set is used.
 """
 

@@ -1,6 +1,6 @@
 """``python -m sae_lens_audio.speech FOLDER``: synthesize speech to train SAEs on.
 
-Writes passages of 25 to 29 s by Kokoro's training voices and flite, half of them with room sound or noise, as a corpus
+Writes passages of about 27 s by Kokoro's training voices and flite, half of them with room sound or noise, as a corpus
 folder for ``sae-lens-audio collect --audio FOLDER``. Can be interrupted and resumed. Kokoro takes about as long as it
 speaks, per process; flite takes almost no time.
 """

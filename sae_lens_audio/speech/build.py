@@ -19,10 +19,10 @@ from tqdm import tqdm
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError
-from hooked_whisper.neural.build import LONGEST_S, SHORTEST_S, synthesize
+from hooked_whisper.neural.build import LONGEST_S, MARGIN_S, sounding_span
 from hooked_whisper.neural.encode import encode
 from hooked_whisper.neural.kokoro import RATE, Kokoro, Speaks
-from hooked_whisper.neural.plan import Planned
+from hooked_whisper.neural.phonemes import phonemize
 from hooked_whisper.neural.voices import fetch_voices
 from hooked_whisper.synthetic import flite
 from sae_lens_audio.speech.plan import Passage
@@ -31,7 +31,8 @@ from sae_lens_audio.speech.sounds import to_16_khz, with_sound
 log = logging.getLogger(__name__)
 
 TABLE = "metadata.jsonl"  # :func:`hooked_whisper.corpora.open_corpus` reads texts and speakers from it
-PAUSE_S = 0.25  # between flite's sentences
+PAUSE_S = 0.25  # between sentences
+FULL_S = 27.0  # a passage of this length takes no further sentence
 PEAK = 0.95
 
 
@@ -131,30 +132,31 @@ def _make(passage: Passage, folder: Path, voices: Path | None) -> dict[str, Any]
 
 
 def speak_passage(passage: Passage, kokoro: Speaks | None) -> SpokenPassage:
-    """Synthesize a passage, without its room sound or noise.
+    """Synthesize the sentences of a passage, leaving out those that do not fit into 29 s, without room sound or noise.
 
-    Raises:
-        AudioError: its sentences last less than 25 s.
+    ``kokoro`` may be ``None`` if the passage is flite's.
     """
-    if passage.synthesizer == "kokoro":
-        assert kokoro is not None, "the caller loads Kokoro for its passages"
-        planned = Planned(passage.id, "window", "en", passage.voice, "train", passage.texts)
-        synthesis, audio = synthesize(planned, kokoro)
-        return SpokenPassage(to_16_khz(audio, RATE), synthesis.text)
     pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
     parts: list[np.ndarray] = []
     texts: list[str] = []
     total = 0
     for text in passage.texts:
-        sentence = to_16_khz(*flite.speak(text, passage.voice))
-        if total + len(sentence) > LONGEST_S * SAMPLE_RATE:
+        sentence = _speak_sentence(text, passage.voice, kokoro if passage.synthesizer == "kokoro" else None)
+        if total + len(sentence) <= LONGEST_S * SAMPLE_RATE:
+            parts += [sentence, pause]
+            texts.append(text)
+            total += len(sentence) + len(pause)
+        if total > FULL_S * SAMPLE_RATE:
             break
-        parts += [sentence, pause]
-        texts.append(text)
-        total += len(sentence) + len(pause)
-    if total < SHORTEST_S * SAMPLE_RATE:
-        raise AudioError(f"passage {passage.id!r} has {total / SAMPLE_RATE:.1f} s of speech but needs {SHORTEST_S}")
     return SpokenPassage(np.concatenate(parts[:-1]), " ".join(texts))
+
+
+def _speak_sentence(text: str, voice: str, kokoro: Speaks | None) -> Float[np.ndarray, "_"]:
+    if kokoro is None:
+        return to_16_khz(*flite.speak(text, voice))
+    audio = kokoro.speak(phonemize(text, "en").symbols, voice).audio
+    first, last = sounding_span(audio, MARGIN_S)
+    return to_16_khz(audio[first:last], RATE)
 
 
 @cache

@@ -25,11 +25,11 @@ SOUNDS: Mapping[Sound, float] = {"clean": 0.5, "room": 0.25, "noise": 0.25}
 
 @dataclass(frozen=True)
 class Passage:
-    """One planned recording of 25 to 29 s.
+    """One planned recording of at most 29 s.
 
     Attributes:
         id: unique name, such as ``"kokoro-00012"``.
-        texts: sentences; the recording ends before the first that would exceed 29 s.
+        texts: sentences; those that do not fit are left out.
         sound: ``"clean"``, ``"room"`` (reverberation) or ``"noise"``.
         seed: of the room or noise.
     """

@@ -14,6 +14,7 @@ from hooked_whisper.errors import AudioError
 from hooked_whisper.synthetic import flite
 from sae_lens_audio.speech import build_training_speech, plan_passages
 from sae_lens_audio.speech.__main__ import main
+from sae_lens_audio.speech.build import speak_passage
 from sae_lens_audio.speech.sounds import with_sound
 
 SENTENCE_S = 4.0
@@ -93,3 +94,14 @@ def test_room_smears_sound_in_time() -> None:
     energy = np.cumsum(tail.astype(np.float64) ** 2)
     assert energy[100 + 11_200 - 1] == pytest.approx(energy[-1])  # at most 0.7 s
     assert np.abs(tail).argmax() == 100
+
+
+def test_sentence_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(text: str, voice: str) -> tuple[np.ndarray, int]:
+        return np.ones(SAMPLE_RATE * (11 if len(text) % 2 else 3), np.float32), SAMPLE_RATE
+
+    monkeypatch.setattr(flite, "speak", speak)
+    for passage in plan_passages({"flite": 0.1}):
+        spoken = speak_passage(passage, None)
+        assert 18 * SAMPLE_RATE <= len(spoken.samples) <= 29 * SAMPLE_RATE
+        assert spoken.text == " ".join(text for text in passage.texts if text in spoken.text)  # in order, some left out
