@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from hooked_whisper.audio import to_wav_bytes
 from hooked_whisper.errors import AudioError, HookedWhisperError, MissingExtraError
 from hooked_whisper.explorer.clips import MOST_BYTES, MOST_SECONDS, Shelf
+from hooked_whisper.explorer.code import python_code
 from hooked_whisper.explorer.edits import Edits
 from hooked_whisper.explorer.views import (
+    attention_page,
     change_facts,
     clip_facts,
     head_pattern,
@@ -30,6 +32,7 @@ from hooked_whisper.explorer.views import (
     spectrogram_png,
 )
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.replace import WORD_MARGIN
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 HOSTS = ["127.0.0.1", "localhost"]
 _MOST_JSON = 100_000
+_SCRIPTS = ("explorer.js", "timeline.js", "edits.js", "results.js", "heads.js", "recording.js", "start.js")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -104,6 +108,7 @@ def make_app(explorer: Explorer) -> Starlette:
             path("/api/clips/{clip}/mel.png", _mel),
             path("/api/clips/{clip}/act", _act, "POST"),
             path("/api/clips/{clip}/pattern.png", _pattern),
+            path("/clips/{clip}/attention", _attention),
             path("/api/clips/{clip}/units", _units),
             path("/api/stop", _stop, "POST"),
         ],
@@ -142,8 +147,9 @@ async def _page(explorer: Explorer, request: Request) -> Response:
         "model": model_facts(explorer.model),
         "most_bytes": MOST_BYTES,
         "most_seconds": MOST_SECONDS,
+        "margin": WORD_MARGIN,
     }
-    html = _template().render(facts=facts, nonce=nonce, model=explorer.model, source=explorer.source)
+    html = _template().render(facts=facts, nonce=nonce, model=explorer.model, source=explorer.source, scripts=_SCRIPTS)
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
         "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -222,10 +228,11 @@ async def _act(explorer: Explorer, request: Request) -> Response:
 
     def act() -> dict[str, Any]:
         shelf, language = explorer.shelf, explorer.language
-        clip = shelf[key]
-        change = edits.apply(explorer.model, clip, shelf.__getitem__, language)
-        code = edits.python(explorer.source, clip, shelf.__getitem__, language)
-        return {**change_facts(change), "python": code}
+        clip = shelf.with_residuals(key) if edits.inside else shelf[key]
+        change = edits.apply(explorer.model, clip, shelf.__getitem__, shelf.silence if edits.cuts else None)
+        code = python_code(edits, explorer.source, clip, shelf.__getitem__, language)
+        n_tokens = len(explorer.model.tokenizer.encode(f" {change.after}"))
+        return {**change_facts(change), "is_cut": n_tokens >= clip.most_tokens, "python": code}
 
     return _json(await explorer.work(act))
 
@@ -240,6 +247,22 @@ async def _pattern(explorer: Explorer, request: Request) -> Response:
             )
         )
     )
+
+
+async def _attention(explorer: Explorer, request: Request) -> Response:
+    """Answer with the attention viewer of one stack, a separate page that loads nothing."""
+    from starlette.responses import HTMLResponse
+
+    key, stack = request.path_params["clip"], request.query_params.get("stack", "")
+    block, head = _number(request, "block"), _number(request, "head")
+    page = await explorer.work(
+        lambda: attention_page(explorer.model, explorer.shelf[key], stack, block, head, explorer.language)
+    )
+    policy = (
+        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 async def _units(explorer: Explorer, request: Request) -> Response:

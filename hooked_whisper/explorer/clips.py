@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -20,15 +21,17 @@ from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora import Clip, Recording, read_alignment
 from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
+from hooked_whisper.explorer.packaged_clips import packaged_clips
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.interventions import CleanTranscripts, baseline_encoding, clean_transcripts
+from hooked_whisper.interventions.forced_text import aligned_times
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import word_error
 
 MOST_BYTES = 25_000_000
 MOST_SECONDS = 30.0  # one window of Whisper
 MOST_UPLOADS = 16  # a further upload replaces the oldest
+MOST_RESIDUAL_BYTES = 512_000_000
 _TRIED = 6
 
 
@@ -38,18 +41,35 @@ class HeardClip:
 
     clip: the sound; its id is the name on the page.
     source: Python expression for the sound (a quoted file name, or a packaged clip).
-    text: the transcript of the model.
+    clean: the model's run on it without an edit, which all edits are compared with.
     words: in seconds; from an alignment if ``aligned``, otherwise the transcript with times from cross-attention.
     """
 
     clip: Clip
     source: str
-    mel: Float[Tensor, "1 mel frame"]
-    encoded: Float[Tensor, "1 position d_model"]
-    text: str
+    clean: CleanTranscripts
     words: tuple[Interval, ...]
     phones: tuple[Interval, ...] = ()
     aligned: bool = False
+
+    @property
+    def text(self) -> str:
+        """The transcript of the model."""
+        return self.clean.texts[0]
+
+    @property
+    def mel(self) -> Float[Tensor, "1 mel frame"]:
+        assert self.clean.mel is not None  # the shelf encodes mels
+        return self.clean.mel
+
+    @property
+    def encoded(self) -> Float[Tensor, "1 position d_model"]:
+        return self.clean.encoder_out
+
+    @property
+    def most_tokens(self) -> int:
+        """Longest text after an edit: a decoder that loops would otherwise go on to its limit."""
+        return min(224, 2 * len(self.clean.ids[0]) + 16)
 
     @property
     def words_source(self) -> str:
@@ -85,27 +105,36 @@ class HeardClip:
         )
         if not words and not phones:
             raise AlignmentError(f"the alignment has no words or phones within the {self.seconds:.1f} s of {self.name}")
-        return replace(
+        clip = replace(
             self, words=words or self.words, phones=phones or self.phones, aligned=bool(words) or self.aligned
         )
+        return clip.timed()
+
+    def timed(self) -> HeardClip:
+        """Return the clip with the times of its words on the words of the transcript."""
+        return replace(self, clean=replace(self.clean, times=(aligned_times(self.text, self.alignment),)))
 
 
 class Shelf:
-    """Clips by id. Packaged clips are encoded when they are first requested, uploads at once."""
+    """Clips by id. Packaged clips are encoded when they are first requested, uploads at once.
+
+    The residual streams of the last clips stay in memory, up to :data:`MOST_RESIDUAL_BYTES`, so that an edit inside the
+    encoder runs only the blocks that it reaches.
+    """
 
     def __init__(self, model: HookedWhisper, language: str = "en", packaged: bool = True, texts: str = "own") -> None:
         """Make a shelf. With ``texts="given"``, clips without an alignment have no words."""
         check_texts(texts)
         self.model, self.language, self.texts = model, language, texts
-        self._packaged = SyntheticCorpus.default().clips() if packaged else []
+        self._packaged = packaged_clips(model, language) if packaged else {}
         self._heard: dict[str, HeardClip] = {}
+        self._residuals: OrderedDict[str, Mapping[int, Tensor]] = OrderedDict()
+        self._silence: Tensor | None = None
         self._uploads = 0
 
     def names(self) -> dict[str, str]:
         """Return id -> displayed name, packaged clips first."""
-        packaged = {
-            f"demo-{i}": f"{i + 1}. “{clip.text}” ({clip.alignment.speaker})" for i, clip in enumerate(self._packaged)
-        }
+        packaged = {key: clip.title for key, clip in self._packaged.items()}
         return packaged | {key: clip.name for key, clip in self._heard.items() if key not in packaged}
 
     def first(self) -> str | None:
@@ -122,15 +151,42 @@ class Shelf:
 
     def __getitem__(self, key: str) -> HeardClip:
         if key not in self._heard:
-            names = list(self.names())
-            if key not in names:
+            if key not in self._packaged:
                 raise HookedWhisperError(f"clip {key!r} does not exist or was removed: choose one from the list")
-            i = names.index(key)
-            clip = self._packaged[i]
-            source = f"SyntheticCorpus.default().clips()[{i}].samples"
-            heard = self._hear(f"packaged clip {i + 1}", source, clip.samples)
+            packaged = self._packaged[key]
+            clip = packaged.load()
+            heard = self._hear(key, packaged.label, packaged.source, clip.samples, spoken=True)
             self._heard[key] = heard.with_alignment(clip.alignment)
-        return self._heard[key]
+        heard = self._heard[key]
+        return replace(heard, clean=replace(heard.clean, resid=self._residuals.get(key, {})))
+
+    def with_residuals(self, key: str) -> HeardClip:
+        """Return a clip whose residual streams are in memory, if one clip's fit."""
+        clip = self[key]
+        if not clip.clean.resid and self._residual_bytes <= MOST_RESIDUAL_BYTES:
+            self._keep(key, clip.clean.with_residuals(range(self.model.cfg.encoder.n_layers)).resid)
+            clip = self[key]
+        if key in self._residuals:
+            self._residuals.move_to_end(key)
+        return clip
+
+    @property
+    def silence(self) -> Float[Tensor, "1 position d_model"]:
+        """The encoder output that cuts put in place, computed once."""
+        if self._silence is None:
+            self._silence = baseline_encoding(self.model)
+        return self._silence
+
+    @property
+    def _residual_bytes(self) -> int:
+        cfg = self.model.cfg.encoder
+        return cfg.n_layers * cfg.n_ctx * cfg.d_model * self.model.dtype.itemsize
+
+    def _keep(self, key: str, resid: Mapping[int, Tensor]) -> None:
+        """Store residual streams; the oldest of other clips go."""
+        self._residuals[key] = resid
+        while len(self._residuals) * self._residual_bytes > MOST_RESIDUAL_BYTES:
+            self._residuals.popitem(last=False)
 
     def add(self, content: bytes, name: str, source: str | None = None) -> str:
         """Add an upload and return its id. ``source`` is the path of the file, for the displayed Python code.
@@ -150,12 +206,13 @@ class Shelf:
         except AudioError as error:
             raise AudioError(f"{name}: {error}") from error
         _refuse_long(len(audio) / SAMPLE_RATE, name)
-        heard = self._hear(name, repr(source or name), audio)
         self._uploads += 1
         key = f"upload-{self._uploads}"
+        heard = self._hear(key, name, repr(source or name), audio)
         uploads = [upload for upload in self._heard if upload.startswith("upload-")]
         for oldest in uploads[: max(0, len(uploads) - MOST_UPLOADS + 1)]:
             del self._heard[oldest]
+            self._residuals.pop(oldest, None)
         self._heard[key] = heard
         return key
 
@@ -167,7 +224,7 @@ class Shelf:
         """
         if len(content) > MOST_BYTES:
             raise AlignmentError(f"{name} has more than {MOST_BYTES // 1_000_000} MB")
-        clip = self[key]
+        clip = self._heard[key] if key in self._heard else self[key]
         with tempfile.TemporaryDirectory() as folder:
             safe = re.sub(r"[^\w.-]", "_", PurePath(name.replace("\\", "/")).name, flags=re.ASCII)[-100:]
             path = Path(folder) / (safe or "alignment")  # the name of a CTM file tells phones from words
@@ -176,20 +233,26 @@ class Shelf:
         self._heard[key] = clip.with_alignment(fitted(alignment, (clip.clip.samples, SAMPLE_RATE), clip.name))
 
     @torch.no_grad()
-    def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:
+    def _hear(self, key: str, name: str, source: str, audio: AudioSource, spoken: bool = False) -> HeardClip:
+        """Encode and transcribe a clip. ``spoken``: an alignment gives the times of its words, so estimate none."""
         model = self.model
         samples = load_audio(audio)
-        mel = model.to_mel(samples)
-        encoded = model.embed_audio(mel)
-        text = Transcriber(model, self.language).raw(encoded)[0]
+        seconds = len(samples) / SAMPLE_RATE
+        blocks = range(model.cfg.encoder.n_layers) if self._residual_bytes <= MOST_RESIDUAL_BYTES else ()
+        untimed = Alignment(name, "", "", seconds)
+        clean = clean_transcripts(
+            model, model.to_mel(samples), alignments=[untimed], language=self.language, resume_blocks=blocks
+        )
+        if clean.resid:
+            self._keep(key, clean.resid)
         words: Sequence[Interval] = ()
-        if text.strip() and self.texts == "own":
+        if clean.texts[0].strip() and self.texts == "own" and not spoken:
             try:
-                words = align(model, encoded, text, duration=len(samples) / SAMPLE_RATE, language=self.language).words
+                words = align(model, clean.encoder_out, clean.texts[0], duration=seconds, language=self.language).words
             except AlignmentError:  # only punctuation: the page shows no words
                 words = ()
         clip = Clip(Recording(name, audio), samples.cpu().numpy())
-        return HeardClip(clip, source, mel, encoded, text, tuple(words))
+        return HeardClip(clip, source, replace(clean, resid={}), tuple(words)).timed()
 
 
 def _promised_seconds(content: bytes) -> float:

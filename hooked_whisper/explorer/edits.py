@@ -1,4 +1,4 @@
-"""The edits of a clip on the page: as interventions, and as Python code for the same interventions."""
+"""The edits of a clip on the page, as interventions. :mod:`hooked_whisper.explorer.code` writes them as Python."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.explorer.clips import MOST_SECONDS, HeardClip
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import (
-    TranscriptChange,
-    ablate_heads,
-    ablate_neurons,
-    compare_transcript,
-    replace_encoder,
-    window_masks,
-)
+from hooked_whisper.interventions import TranscriptChange, ablate_heads, ablate_neurons, replace_encoder, window_masks
+from hooked_whisper.interventions.replace import WORD_MARGIN
+from hooked_whisper.protocols import STACKS, HeadRef, Stack
 
-STACKS = ("encoder", "decoder", "cross")
 MOST_EDITS = 200
-Head = tuple[str, int, int]
+Head = tuple[Stack, int, int]
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,7 @@ class Edits:
     """All edits of a clip.
 
     cuts, swaps: spans of the encoder's output, in seconds.
+    margin: seconds that every cut is longer on each side.
     window: half-width of the attention window in every encoder block, in positions.
     heads, units: heads as (stack, block, head) and encoder neurons as (block, neuron), which are set to zero.
     """
@@ -50,6 +45,7 @@ class Edits:
     window: int | None = None
     heads: tuple[Head, ...] = ()
     units: tuple[tuple[int, int], ...] = ()
+    margin: float = WORD_MARGIN
 
     @classmethod
     def from_json(cls, data: Any) -> Edits:
@@ -60,10 +56,10 @@ class Edits:
         """
         if not isinstance(data, Mapping):
             raise HookedWhisperError(f"edits must be an object, got {type(data).__name__}")
-        unknown = set(data) - {"cuts", "swaps", "window", "heads", "units"}
+        unknown = set(data) - {"cuts", "swaps", "window", "heads", "units", "margin"}
         if unknown:
             raise HookedWhisperError(
-                f"unknown edit {sorted(unknown)[0]!r}: expected cuts, swaps, window, heads or units"
+                f"unknown edit {sorted(unknown)[0]!r}: expected cuts, margin, swaps, window, heads or units"
             )
         window = data.get("window")
         return cls(
@@ -72,6 +68,7 @@ class Edits:
             window=None if window is None else _whole(window, "window"),
             heads=tuple(dict.fromkeys(_head(row) for row in _rows(data, "heads"))),
             units=tuple(dict.fromkeys(_unit(row) for row in _rows(data, "units"))),
+            margin=_seconds(data.get("margin", WORD_MARGIN), "margin"),
         )
 
     @property
@@ -80,94 +77,52 @@ class Edits:
         return bool(self.window is not None or self.units or any(stack == "encoder" for stack, _, _ in self.heads))
 
     def apply(
-        self, model: HookedWhisper, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en"
+        self,
+        model: HookedWhisper,
+        clip: HeardClip,
+        clips: Callable[[str], HeardClip],
+        silence: Float[Tensor, "1 position d_model"] | None = None,
     ) -> TranscriptChange:
-        """What the model writes now. Raises ``HookedWhisperError`` for places, heads or neurons that do not exist."""
+        """Return how the transcript changes. Only what an edit reaches is computed again.
+
+        Args:
+            clips: returns another clip by id, for swaps.
+            silence: the encoder output that cuts put in place, if it is known: ``shelf.silence``.
+
+        Raises:
+            HookedWhisperError: a span, head or neuron does not exist.
+        """
         edits = [self._swapped(model, swap, clips(swap.clip)) for swap in self.swaps]
         if self.cuts:
-            edits.append(replace_encoder(model, list(self.cuts), "padding", unit="seconds"))
+            source = "padding" if silence is None else silence
+            edits.append(replace_encoder(model, list(self.cuts), source, unit="seconds", margin=self.margin))
 
         def edit(x: Tensor) -> Tensor:
             for step in edits:
                 x = step(x)
             return x
 
-        hooks = [h for stack, heads in self._by_stack().items() for h in ablate_heads(model, heads, stack=stack)]  # type: ignore[arg-type]
+        hooks = ablate_heads(model, self.head_refs) if self.heads else []
         if self.units:
             hooks += ablate_neurons(model, list(self.units))
         masks = {} if self.window is None else window_masks(model, self.window)
-        with torch.no_grad():
-            return compare_transcript(
-                model,
-                clip.mel if self.inside else clip.encoded,
-                fwd_hooks=hooks,
-                attn_masks=masks,
-                encoder_edit=edit if edits else None,
-                language=language,
-                alignment=clip.alignment,
-            )
+        return clip.clean.compare(
+            fwd_hooks=hooks,
+            attn_masks=masks,
+            encoder_edit=edit if edits else None,
+            max_new_tokens=clip.most_tokens,
+        )[0]
 
     def python(self, source: str, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en") -> str:
-        """Return a script that makes the same edits. ``source`` is the argument of ``from_pretrained``."""
-        names = ["compare_transcript"]
-        steps: list[str] = []
-        arguments: list[str] = []
-        edits: list[str] = []
-        sources = [clip.source]
-        for i, swap in enumerate(self.swaps, 1):
-            other = clips(swap.clip)
-            sources.append(other.source)
-            steps += [
-                f"other_{i} = model.embed_audio(model.to_mel({other.source}))",
-                f"shift = model.time.position({swap.start:g}) - model.time.position({swap.begin:g})",
-                f"swap_{i} = replace_encoder(model, ({swap.start:g}, {swap.end:g}), other_{i}.roll(shift, 1), "
-                'unit="seconds")',
-            ]
-            edits.append(f"swap_{i}")
-        if self.cuts:
-            spans = ", ".join(f"({a:g}, {b:g})" for a, b in self.cuts)
-            steps.append(f'cut = replace_encoder(model, [{spans}], "padding", unit="seconds")')
-            edits.append("cut")
-        if edits:
-            names.append("replace_encoder")
-            nested = "x"
-            for name in edits:
-                nested = f"{name}({nested})"
-            arguments.append(f"encoder_edit={edits[0] if len(edits) == 1 else f'lambda x: {nested}'}")
-        hooks = [f'ablate_heads(model, {heads}, stack="{stack}")' for stack, heads in self._by_stack().items()]
-        names += ["ablate_heads"] if hooks else []
-        if self.units:
-            names.append("ablate_neurons")
-            hooks.append(f"ablate_neurons(model, {list(self.units)})")
-        if hooks:
-            steps.append(f"hooks = {' + '.join(hooks)}")
-            arguments.append("fwd_hooks=hooks")
-        if self.window is not None:
-            names.append("window_masks")
-            arguments.append(f"attn_masks=window_masks(model, {self.window})")
-        if language != "en":
-            arguments.append(f"language={language!r}")
-        uses_synthetic = any("SyntheticCorpus" in expression for expression in sources)
-        return "\n".join(
-            [
-                "from hooked_whisper import HookedWhisper",
-                f"from hooked_whisper.interventions import {', '.join(sorted(names))}",
-                *(["from hooked_whisper.synthetic import SyntheticCorpus"] if uses_synthetic else []),
-                "",
-                f"model = HookedWhisper.from_pretrained({source!r})",
-                f"mel = model.to_mel({clip.source})",
-                *steps,
-                f"print(compare_transcript({', '.join(['model', 'mel', *arguments])}))",
-                "",
-            ]
-        )
+        """Return a Python script that makes the same edits; see :func:`hooked_whisper.explorer.code.python_code`."""
+        from hooked_whisper.explorer.code import python_code
 
-    def _by_stack(self) -> dict[str, list[tuple[int, int]]]:
-        return {
-            stack: heads
-            for stack in STACKS
-            if (heads := [(block, head) for kind, block, head in self.heads if kind == stack])
-        }
+        return python_code(self, source, clip, clips, language)
+
+    @property
+    def head_refs(self) -> list[HeadRef]:
+        """The heads that are switched off, in the order of the stacks."""
+        return [HeadRef(*head) for stack in STACKS for head in self.heads if head[0] == stack]
 
     @staticmethod
     def _swapped(model: HookedWhisper, swap: Swap, other: HeardClip) -> Callable[[Tensor], Tensor]:
@@ -218,11 +173,15 @@ def _whole(x: Any, what: str) -> int:
 
 
 def _head(row: Any) -> Head:
-    if not isinstance(row, list) or len(row) != 3 or row[0] not in STACKS:
-        raise HookedWhisperError(
-            f"a head must be [stack, block, head] with a stack of {', '.join(STACKS)}, got {row!r}"
-        )
-    return row[0], _whole(row[1], "a block"), _whole(row[2], "a head")
+    """Read a head as the page names it, ``"encoder 2.3"``, or as ``[stack, block, head]``."""
+    if isinstance(row, str | list):
+        try:
+            head = HeadRef.parse(tuple(row) if isinstance(row, list) else row)
+        except (ArgumentError, TypeError):
+            head = None
+        if head is not None and (isinstance(row, str) or len(row) == 3) and min(head.block, head.head) >= 0:
+            return head.stack, head.block, head.head
+    raise HookedWhisperError(f"a head must be named like 'encoder 2.3' (stacks: {', '.join(STACKS)}), got {row!r}")
 
 
 def _unit(row: Any) -> tuple[int, int]:

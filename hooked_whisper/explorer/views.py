@@ -1,4 +1,7 @@
-"""Data for the page: facts about a clip, attention patterns, neurons active in a span, transcript changes."""
+"""Data for the page: facts about a clip, attention patterns, neurons active in a span, transcript changes.
+
+Activations of the encoder come from the clip's residual streams where they are in memory: only one block runs.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper._support.mel_image import mel_png
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import HookedWhisperError, check_option
 from hooked_whisper.explorer.clips import HeardClip
-from hooked_whisper.explorer.edits import STACKS
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import TranscriptChange
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import STACKS, Interval
+from hooked_whisper.viewer import attention_view_html
 
 UNITS_SHOWN = 12
 _MOST_PIXELS = 480  # largest side of a pattern image
@@ -72,9 +75,7 @@ def head_pattern(
         raise HookedWhisperError(f"no head {head} in block {block} of {stack!r}: stacks are {STACKS}")
     speech = max(1, model.time.n_positions(clip.seconds))
     if stack == "encoder":
-        name = f"encoder.blocks.{block}.attn.hook_pattern"
-        _, cache = model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)
-        pattern = cache[name][0, head, :speech, :speech]
+        pattern = _encoder_activation(model, clip, block, "attn.hook_pattern")[head, :speech, :speech]
     else:
         part = "attn" if stack == "decoder" else "cross_attn"
         name = f"decoder.blocks.{block}.{part}.hook_pattern"
@@ -83,6 +84,42 @@ def head_pattern(
         pattern = cache[name][0, head]
         pattern = pattern if stack == "decoder" else pattern[:, :speech]
     return pattern.float().cpu().numpy()
+
+
+def attention_page(
+    model: HookedWhisper, clip: HeardClip, stack: str, block: int, head: int, language: str = "en"
+) -> str:
+    """Return the page of the attention viewer for all heads of a stack; it shows one of them first.
+
+    Raises:
+        HookedWhisperError: if the stack, block or head does not exist.
+    """
+    check_option("stack", stack, STACKS)
+    tokens = model.to_tokens(f" {clip.text}" if clip.text else "", language=language)[0]
+    return attention_view_html(
+        model,
+        clip.clip,
+        stack=stack,
+        tokens=None if stack == "encoder" else tokens,
+        words=clip.words,
+        selected=(block, head),
+        encoder_out=clip.encoded,
+    )
+
+
+def _encoder_activation(model: HookedWhisper, clip: HeardClip, block: int, point: str) -> Float[Tensor, "..."]:
+    """Return one activation of an encoder block, without the batch axis."""
+    name = f"encoder.blocks.{block}.{point}"
+    if block not in clip.clean.resid:
+        return model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)[1][name][0]
+    seen: list[Tensor] = []
+    reader = model.hook_dict[name].add_reader(lambda x, _: seen.append(x[0].clone()))
+    try:
+        with model.encoder.clock.starting_at(0):
+            model.encoder.blocks[block](clip.clean.resid[block])
+    finally:
+        reader.remove()
+    return seen[0]
 
 
 def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:
@@ -124,9 +161,7 @@ def liking_units(
     inside = model.time.span(start, end, rounding="outer")
     if inside.start >= n or inside.stop <= inside.start:
         raise HookedWhisperError(f"[{start}, {end}) s is not within the {clip.seconds:.2f} s of this clip")
-    name = f"encoder.blocks.{block}.mlp.hook_post"
-    _, cache = model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)
-    acts = cache[name][0, :n].float()  # [position, neuron]
+    acts = _encoder_activation(model, clip, block, "mlp.hook_post")[:n].float()  # [position, neuron]
     z = _contrast(acts, slice(inside.start, min(inside.stop, n)))
     best = z.topk(min(UNITS_SHOWN, len(z))).indices.tolist()
     shown = list(dict.fromkeys([*also, *best]))
@@ -145,16 +180,20 @@ def _contrast(acts: Float[Tensor, "position neuron"], inside: slice) -> Float[Te
 
 
 def change_facts(change: TranscriptChange) -> dict[str, Any]:
-    """Return both transcripts, the change of each word, and the word errors relative to the unedited transcript."""
+    """Return both transcripts, every word with its change of log-probability, and the word errors."""
+    most = change.most_affected
     return {
         "before": change.before,
         "after": change.after,
         "wer": change.wer if change.before.strip() else None,
+        "logprob_change": round(change.logprob_change, 3),
+        "most_affected": None if most is None else [most.before, round(most.logprob_change or 0.0, 3)],
         "words": [
             {
                 "fate": w.fate,
                 "before": w.before,
                 "after": w.after,
+                "start": None if w.start is None else round(w.start, 3),
                 "logprob_change": None if w.logprob_change is None else round(w.logprob_change, 3),
             }
             for w in change.words

@@ -8,7 +8,7 @@ only from the first block that it reaches.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +72,17 @@ class CleanTranscripts(Showing):
     def __len__(self) -> int:
         return len(self.texts)
 
+    @torch.no_grad()
+    def with_residuals(self, blocks: Collection[int]) -> CleanTranscripts:
+        """Return the same with the residual streams that enter these encoder blocks, from one more pass.
+
+        Raises:
+            PatchError: the clips were given as encoder outputs, or a block does not exist.
+        """
+        if self.mel is None:
+            raise PatchError("residual streams need log-mels: these clips were given as encoder outputs")
+        return replace(self, resid=_encoded(self.model, self.mel, blocks)[1])
+
     def summary(self) -> Summary:
         blocks = ", ".join(str(block) for block in self.resid)
         note = f"residual streams of encoder blocks {blocks}" if blocks else "no residual streams"
@@ -89,15 +100,21 @@ class CleanTranscripts(Showing):
         references: Sequence[str] | None = None,
         texts: Sequence[str] | None = None,
         labels: Sequence[str] = (),
+        max_new_tokens: int | None = None,
     ) -> TranscriptChanges:
-        """Transcribe the clips with an intervention and compare; arguments as for :func:`compare_transcripts`."""
+        """Transcribe the clips with an intervention and compare; arguments as for :func:`compare_transcripts`.
+
+        ``max_new_tokens``: longest text with the intervention, in tokens. Default: as for the clean transcripts.
+        """
         model, prompt = self.model, self.transcriber.prompt()
+        longest = self.transcriber.max_new_tokens if max_new_tokens is None else max_new_tokens
+        transcriber = replace(self.transcriber, max_new_tokens=longest)
         _check_counts(len(self), references=references, texts=texts)
         masks = attn_masks or {}
         edited = self._edited(fwd_hooks, masks, encoder_edit)
         forced_ids = None if texts is None else [_encode(model, text) for text in texts]
         with model.hooks(fwd_hooks, attn_masks=masks):
-            after = [text_of(model, ids) for ids in self.transcriber.ids(edited)]
+            after = [text_of(model, ids) for ids in transcriber.ids(edited)]
             changed = token_logprobs(model, edited, prompt, self.ids)
             forced_after = None if forced_ids is None else token_logprobs(model, edited, prompt, forced_ids)
         forced_before = None if forced_ids is None else token_logprobs(model, self.encoder_out, prompt, forced_ids)

@@ -189,10 +189,22 @@ def test_patterns_and_neurons(served: Served) -> None:
     assert len(get(served, "/api/clips/demo-1/units?block=0")) >= 12
 
 
+@pytest.mark.parametrize("stack", ["encoder", "decoder", "cross"])
+def test_the_attention_viewer_is_a_page_that_loads_nothing(served: Served, stack: str) -> None:
+    status, headers, body = ask(served, f"/clips/demo-1/attention?stack={stack}&block=1&head=2")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in headers["Content-Security-Policy"] and "connect-src" not in headers
+    words = [word[2] for word in get(served, "/api/clips/demo-1")["words"]]
+    page = body.decode()
+    assert f'"{stack} 1.2"' in page and all(word in page for word in words) and served.explorer.token not in page
+
+
 @pytest.mark.parametrize(
     ("path", "data"),
     [
         ("/api/clips/nobody", None),
+        ("/clips/demo-1/attention?stack=middle&block=0&head=0", None),
+        ("/clips/demo-1/attention?stack=cross&block=9&head=0", None),
         ("/api/clips/demo-1/pattern.png?stack=middle&block=0&head=0", None),
         ("/api/clips/demo-1/pattern.png?stack=encoder&block=0&head=77", None),
         ("/api/clips/demo-1/pattern.png?stack=encoder&block=x&head=0", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def text(page) -> str:
     return " ".join(page.inner_text("#after").split())
 
 
-def kept(page) -> str:
+def remaining_text(page) -> str:
     """The text after, without what is struck through."""
     return page.eval_on_selector_all("#after span, #after ins", "all => all.map(one => one.textContent).join(' ')")
 
@@ -113,20 +114,20 @@ def test_window_slider_narrows_encoder_attention(page) -> None:
 
 def test_heads_and_neurons_are_shown_and_switched_off(page) -> None:
     page.locator("#words button").first.click()
-    page.get_by_role("button", name="cross block 2 head 1").click()
+    page.get_by_role("button", name="cross 2.1").click()
     expect(page.locator("#pattern")).to_be_visible()
     page.wait_for_selector("#pattern-image")
     assert page.locator("#pattern-image").evaluate("i => i.decode().then(() => i.naturalWidth)") > 10
     page.click("#toggle-head")
-    expect(page.locator("#done")).to_contain_text("cross head 2.1 off")
-    expect(page.locator("#toggle-head")).to_have_text("Switch cross head 2.1 on again")
+    expect(page.locator("#done")).to_contain_text("head cross 2.1 off")
+    expect(page.locator("#toggle-head")).to_have_text("Switch head cross 2.1 on again")
     unit = page.locator("#units button").first
     unit.click()
     assert len(page.get_attribute("#trace", "points").split()) > 20
     page.click("#toggle-unit")
     expect(page.locator("#python")).to_contain_text("ablate_neurons(model, [(")
     page.click("#toggle-head")
-    expect(page.locator("#done")).not_to_contain_text("cross head")
+    expect(page.locator("#done")).not_to_contain_text("head cross")
 
 
 def test_recording_is_transcribed(page) -> None:
@@ -203,3 +204,53 @@ def test_span_can_be_selected_from_the_keyboard(page) -> None:
     page.keyboard.press("Shift+ArrowRight")
     expect(page.locator("#selected")).to_contain_text("0.05 to 0.30 s")
     assert page.locator("#cut").is_enabled()
+
+
+def test_every_word_has_a_bar_with_its_change_of_log_probability(page) -> None:
+    words = text(page).split()
+    expect(page.locator("#bars li")).to_have_count(len(words))
+    expect(page.locator("#logprob")).to_contain_text("unchanged")
+    page.locator("#words button").nth(1).click()
+    page.click("#cut")
+    expect(page.locator("#logprob")).to_contain_text("nats, most at")
+    expect(page.locator("#status")).to_contain_text("Computed in")
+    numbers = [float(number.replace("−", "-")) for number in page.locator("#bars b").all_inner_texts()]
+    assert len(numbers) == len(words) and min(numbers) < -0.5
+    heights = page.eval_on_selector_all("#bars i", "all => all.map(bar => bar.getBoundingClientRect().height)")
+    assert max(heights) == heights[numbers.index(max(numbers, key=abs))] > 20
+
+
+def test_the_margin_slider_widens_every_cut(page) -> None:
+    page.locator("#words button").nth(1).click()
+    page.click("#cut")
+    expect(page.locator("#python")).to_contain_text("margin=0.1)")
+    width = float(page.get_attribute("#edits .cut", "width"))
+    page.locator("#margin").fill("0.2")
+    expect(page.locator("#python")).to_contain_text("margin=0.2)")
+    assert float(page.get_attribute("#edits .cut", "width")) == pytest.approx(width + 0.2, abs=0.02)
+    expect(page.locator("#margin-value")).to_contain_text("0.20 s")
+    page.click("#undo")
+    expect(page.locator("#python")).to_contain_text("margin=0.1)")
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_words_fit_into_the_time_axis(page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.click("#fit")
+    overflow = page.eval_on_selector_all("#words button", "all => all.map(b => b.scrollWidth - b.clientWidth)")
+    assert max(overflow) <= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    strip = page.locator("#strip").bounding_box()["width"]
+    page.locator("#zoom").fill("8")
+    assert page.locator("#strip").bounding_box()["width"] > strip
+    labels = page.eval_on_selector_all("#times span", "all => all.map(s => s.getBoundingClientRect().left)")
+    assert all(b - a >= 50 for a, b in pairwise(labels))
+
+
+def test_the_page_says_that_it_loads_before_anything_is_computed(browser, served: Served) -> None:
+    tab = browser.new_page()
+    tab.route("**/api/clips*", lambda route: None)  # never answered
+    tab.goto(served.address)
+    expect(tab.locator("#message")).to_contain_text("Loading the first clip")
+    assert "explorer" in tab.title() and tab.locator("footer #stop").is_visible()
+    tab.close()
