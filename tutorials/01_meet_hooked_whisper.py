@@ -274,7 +274,7 @@ for label, cut in zip([word.label for word in words] + ["(padding)"], cuts, stri
 # were removed, and how the log-probability of each word of the old text changed.
 
 # %%
-edit = replace_encoder(model, words[len(words) // 3], "padding")
+edit = replace_encoder(model, words[len(words) // 3], "padding", margin=0)
 compare_transcript(model, encoded, encoder_edit=edit, alignment=clip.alignment(), max_new_tokens=30)
 
 # %% [markdown]

@@ -57,7 +57,7 @@ Audio(clips[0].audio(), rate=16000)
 alignment = clips[0].alignment()
 word = alignment.words[len(alignment.words) // 3]
 for margin in (0.1, 0):
-    cut = replace_encoder(model, (word.start - margin, word.end + margin), "padding", unit="seconds")
+    cut = replace_encoder(model, word, "padding", margin=margin)
     result = compare_transcript(model, encoded[:1], encoder_edit=cut, alignment=alignment, max_new_tokens=24)
     print(f"{word.label!r} cut with a margin of {margin} s: {result.after}")
 display(result)

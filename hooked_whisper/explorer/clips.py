@@ -224,7 +224,7 @@ class Shelf:
         """
         if len(content) > MOST_BYTES:
             raise AlignmentError(f"{name} has more than {MOST_BYTES // 1_000_000} MB")
-        clip = self._heard[key] if key in self._heard else self[key]
+        clip = replace(self[key], clean=replace(self[key].clean, resid={}))  # residual streams are stored apart
         with tempfile.TemporaryDirectory() as folder:
             safe = re.sub(r"[^\w.-]", "_", PurePath(name.replace("\\", "/")).name, flags=re.ASCII)[-100:]
             path = Path(folder) / (safe or "alignment")  # the name of a CTM file tells phones from words

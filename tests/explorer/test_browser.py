@@ -42,7 +42,7 @@ def problems() -> list[str]:
 def page(browser, served: Served, problems: list[str]) -> Iterator:
     """The page, ready; a test fails on any error in the console and on any request beyond the server."""
     tab = browser.new_page(viewport={"width": 1200, "height": 1400})
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(60_000)
     problems_of(tab, served.base, "data:", "blob:", into=problems)
     tab.goto(served.address)
     tab.wait_for_selector("#words button")
@@ -56,18 +56,13 @@ def page(browser, served: Served, problems: list[str]) -> Iterator:
 def expect(locator):
     from playwright.sync_api import expect as wait_for
 
-    wait_for.set_options(timeout=20_000)
+    wait_for.set_options(timeout=60_000)
     return wait_for(locator)
 
 
 def text(page) -> str:
     expect(page.locator("body")).not_to_have_class("busy")
     return " ".join(page.inner_text("#after").split())
-
-
-def remaining_text(page) -> str:
-    """The text after, without what is struck through."""
-    return page.eval_on_selector_all("#after span, #after ins", "all => all.map(one => one.textContent).join(' ')")
 
 
 def test_a_cut_word_is_struck_through_and_comes_back(page) -> None:
