@@ -78,6 +78,10 @@ def test_a_saved_sae_is_scanned_and_gets_pages(tmp_path: Path) -> None:
     options = PageOptions(top=2, per_range=1, ranges=2)
     build_site(model, corpus, hook, tmp_path / "site", basis=sae, units=[0, 40], options=options, progress=False)
     strongest = int(results.maximum.argmax())  # it has examples, so its activations are read again
-    build_site(model, corpus, hook, tmp_path / "one", basis=sae, units=[strongest], options=options, progress=False)
+    named = {"basis": sae, "basis_name": "SAE <topk>", "units": [strongest]}
+    build_site(model, corpus, hook, tmp_path / "one", options=options, progress=False, **named)
+    page = (tmp_path / "one" / "units" / f"{strongest}.html").read_text()
+    assert f"<h1>Feature {strongest} of SAE &lt;topk&gt;" in page and "euron" not in page
+    assert "Features of SAE &lt;topk&gt; at" in (tmp_path / "one" / "index.html").read_text()
     units = json.loads((tmp_path / "site" / "units.json").read_text())
     assert [unit["index"] for unit in units["units"]] == [0, 40] and units["n_units"] == 48
