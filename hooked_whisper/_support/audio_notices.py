@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 _NAMED = 3  # files named in a summary
+ARRAY = "audio array"  # the name of samples that are in no file
 
 
 class AudioWarning(UserWarning):
@@ -60,6 +61,13 @@ def collected_notices() -> Iterator[list[AudioNotice]]:
         yield notices
     finally:
         _collector.reset(token)
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Drop the notices of this thread: the samples were loaded before, and their file has its notice."""
+    with collected_notices():
+        yield
 
 
 def warn_of_all(notices: Iterable[AudioNotice]) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.audio_notices import without_notices
 from hooked_whisper.activations.batch import ActivationBatch
 from hooked_whisper.activations.options import Padding, WindowSize, check_windows
 from hooked_whisper.activations.points import points_of, row_unit, row_width
@@ -130,7 +131,8 @@ class ActivationStream:
 
     def mel(self, batch: Sequence[Window]) -> Float[Tensor, "window mel frame"]:
         """Log-mels of windows."""
-        return self.model.to_mel([window.samples for window in batch])
+        with without_notices():
+            return self.model.to_mel([window.samples for window in batch])
 
     def encoded_positions(self, window: Window) -> int:
         """Return the number of positions of a window that the encoder computes."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
+from hooked_whisper._support.audio_notices import without_notices
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, Place, as_path, write_atomic
 from hooked_whisper.analysis.alignment import align
@@ -138,7 +139,9 @@ def _transcribed(
 
     with tqdm(total=len(indices), unit="clip", desc="own texts", disable=not progress) as bar:
         for windows in batched(windows_from(part, model.time.n_samples, failed=failed), batch):
-            encoded = model.embed_audio(model.to_mel([window.samples for window in windows]))
+            with without_notices():
+                mel = model.to_mel([window.samples for window in windows])
+            encoded = model.embed_audio(mel)
             for window, row, text in zip(windows, encoded, transcriber.raw(encoded), strict=True):
                 words = _word_times(model, window, row[None], text, language)
                 parts.setdefault(window.recording, []).append((text, words))

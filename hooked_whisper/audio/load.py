@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from upath import UPath
 
-from hooked_whisper._support.audio_notices import AudioNotice, notify
+from hooked_whisper._support.audio_notices import ARRAY, AudioNotice, notify
 from hooked_whisper._support.storage import AnyPath, as_path, is_local
 from hooked_whisper.audio.files import read_audio
 from hooked_whisper.audio.g722 import ENDING, decode_g722
@@ -204,7 +204,7 @@ def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, st
     if isinstance(source, np.ndarray | Tensor):
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         _warn_if_two_rows(source)
-        return _mono_float(source, "audio array"), rate, "audio array"
+        return _mono_float(source, ARRAY), rate, ARRAY
     if isinstance(source, tuple):
         if len(source) != 2 or not isinstance(source[1], Real):
             raise AudioError("a tuple must be (array, rate in Hz), in this order; a batch of clips is a list")
@@ -236,8 +236,8 @@ def _of_decoder(source: Any) -> tuple[Any, Any] | None:
 
 
 def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
-    _check_rate(rate, sample_rate, "audio array")
-    return _mono_float(array if isinstance(array, Tensor) else np.asarray(array), "audio array"), rate, "audio array"
+    _check_rate(rate, sample_rate, ARRAY)
+    return _mono_float(array if isinstance(array, Tensor) else np.asarray(array), ARRAY), rate, ARRAY
 
 
 def _fetched(path: UPath, name: str) -> bytes:
@@ -315,7 +315,7 @@ def _warn_if_two_rows(array: np.ndarray | Tensor) -> None:
     if array.ndim == 2 and 2 == array.shape[0] < array.shape[1]:
         notify(
             AudioNotice(
-                "audio array",
+                ARRAY,
                 "two rows of samples are averaged as the channels of one clip",
                 f"shape {tuple(array.shape)}",
                 "give list(x) for two clips, or x.mean(0) for one stereo clip",

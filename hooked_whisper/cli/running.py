@@ -135,11 +135,13 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
 @contextmanager
 def _warnings_in_a_line(prog: str) -> Iterator[None]:
     """Print each warning once, as one line without the place in our code."""
+    from hooked_whisper._support.audio_notices import ARRAY
+
     seen: set[str] = set()
 
     def show(message: Warning | str, *_: object) -> None:
         text = " ".join(str(message).split())
-        if text not in seen:
+        if text not in seen and not text.startswith(f"{ARRAY}:"):  # samples of a file that has its own warning
             seen.add(text)
             print(f"{prog}: warning: {text}", file=sys.stderr)
 
@@ -154,13 +156,14 @@ def _audio_summary(prog: str, parsed: argparse.Namespace) -> Iterator[None]:
     if parsed.verbose or not getattr(parsed, "reads_audio", True):
         yield
         return
-    from hooked_whisper._support.audio_notices import collected_notices
+    from hooked_whisper._support.audio_notices import ARRAY, collected_notices
 
     with collected_notices() as notices:
         try:
             yield
         finally:
-            for line in _summary(list(dict.fromkeys(notices)), getattr(parsed, "out", None)):
+            of_files = [notice for notice in dict.fromkeys(notices) if notice.name != ARRAY]
+            for line in _summary(of_files, getattr(parsed, "out", None)):
                 print(f"{prog}: warning: {line}", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper._support.audio_notices import warn_of_all
+from hooked_whisper._support.audio_notices import warn_of_all, without_notices
 from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio import SAMPLE_RATE, AudioNotice, collected_notices, to_windows
 from hooked_whisper.corpora.records import Recording
@@ -117,7 +117,8 @@ def windows_of(samples: Float[Tensor, "_"], n_samples: int) -> Windows:
     Raises:
         AudioError: the audio or the windows are shorter than 25 ms, or the audio has NaN.
     """
-    windows = to_windows(samples, n_samples / SAMPLE_RATE)
+    with without_notices():
+        windows = to_windows(samples, n_samples / SAMPLE_RATE)
     lengths = torch.full((len(windows),), n_samples)
     lengths[-1] -= windows.numel() - len(samples)
     return Windows(windows, lengths)

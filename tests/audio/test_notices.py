@@ -88,3 +88,14 @@ def test_summaries_count_each_file_once_and_separate_problems() -> None:
         "4 files: too loud: 2.wav (peak 2), 3.wav (peak 3), 4.wav (peak 4) and 1 more: turn it down",
         "c.ogg: cut (at 2 s): fetch it again",
     ]
+
+
+def test_reading_activations_of_loud_files_warns_once(loud_folder: Path) -> None:
+    from hooked_whisper.activations import iter_activations
+    from tests.findings.worlds import small_model
+
+    corpus = audio_folder(loud_folder)[:6]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert sum(1 for _ in iter_activations(small_model(), corpus, ["encoder.blocks.0"])) > 0
+    assert [str(w.message)[:8] for w in caught if issubclass(w.category, AudioWarning)] == ["6 files:"]
