@@ -131,7 +131,9 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hooked_whisper.model.encoder.Encoder.forward", refuse)
 
 
-@pytest.mark.parametrize(("command", "bad", "message"), BAD, ids=lambda value: " ".join(value) if value else "")
+@pytest.mark.parametrize(
+    ("command", "bad", "message"), BAD, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
 def test_a_wrong_argument_is_refused_before_anything_slow(
     command: str,
     bad: tuple[str, ...],
