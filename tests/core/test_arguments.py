@@ -85,9 +85,12 @@ def test_invalid_arguments_raise_library_errors(model: HookedWhisper, mel: torch
 def test_later_ids_are_checked_where_a_cache_begins(model: HookedWhisper, mel: torch.Tensor) -> None:
     _, cache = model.run_with_cache(mel, TOKENS, names_filter=["decoder.*", "unembed.*"])
     parts, _ = cache.decompose_resid("decoder", return_labels=True)
-    for wrong in (10**6, -1, 1.5, [True], "a"):
+    for wrong in (10**6, -1, 1.5, [True], []):
         with pytest.raises(ArgumentError, match="0 to 51864"):
             cache.logit_attrs(parts, wrong)
+    with pytest.raises(PromptError, match="is several tokens|tokens, not one"):
+        cache.logit_attrs(parts, " antidisestablishment")
+    assert torch.equal(cache.logit_attrs(parts, [" very"]), cache.logit_attrs(parts, model.to_single_token(" very")))
 
 
 def test_decode_inside_autocast_is_decode(model: HookedWhisper, mel: torch.Tensor) -> None:

@@ -227,8 +227,8 @@ def test_contradictory_requests_are_refused(odd: Twins, core: WhisperCore, unche
         ({}, "either mel or encoder_out"),
         ({"mel": mel, "encoder_out": encoder_out}, "either mel or encoder_out"),
         ({"encoder_out": encoder_out}, "give tokens too"),
-        ({"mel": mel, "incl_bwd": True}, "incl_bwd needs loss_fn"),
-        ({"mel": mel, "incl_bwd": True, "loss_fn": loss, "stop_early": True}, "incl_bwd needs loss_fn"),
+        ({"mel": mel, "incl_bwd": True}, "incl_bwd needs one loss"),
+        ({"mel": mel, "incl_bwd": True, "loss_fn": loss, "stop_early": True}, "incl_bwd needs one loss"),
         ({"mel": mel, "incl_bwd": True, "loss_fn": lambda out: out}, "one number"),
         ({"mel": mel, "incl_bwd": True, "loss_fn": lambda out: 3.0}, "one number"),
     ):
