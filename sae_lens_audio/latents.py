@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hooked_whisper._support.heatmap import bar_chart
 from hooked_whisper._support.indices import Selection, is_integer
-from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.plotly_figures import Backend, check_backend
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.audio import TimeMap
@@ -137,6 +137,7 @@ class LatentAttribution(Tabular):
 
     def plot(self, most: int = 20, row: int = 0, title: str = "", *, backend: Backend = "matplotlib") -> Any:
         """Draw the latents with the largest attributions as bars. ``backend="plotly"`` returns a plotly figure."""
+        check_backend(backend)
         largest = self.top(most, row)
         return bar_chart(
             [f"latent {latent}" for latent, _ in largest],

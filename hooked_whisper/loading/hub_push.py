@@ -83,8 +83,8 @@ def push_site(
         ArgumentError: an invalid ``repo_id``, a folder without ``index.html``, or a file that looks like a secret.
         UploadError: the hub cannot be reached or refuses.
     """
-    check_repo_id(repo_id)
     check_option("kind", kind, get_args(SiteKind))
+    check_repo_id(repo_id)
     files: dict[str, Path | bytes] = {**folder_files(folder)}
     if INDEX not in files:
         raise ArgumentError(

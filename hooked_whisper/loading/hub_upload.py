@@ -75,8 +75,8 @@ def upload(
         ArgumentError: an invalid ``repo_id``, no files, or a file that looks like a secret.
         UploadError: the hub cannot be reached or refuses; the message says what is in the repository.
     """
-    check_repo_id(repo_id)
     check_option("repo_type", repo_type, get_args(RepoType))
+    check_repo_id(repo_id)
     if not files:
         raise ArgumentError(f"there are no files to upload to {repo_id}")
     for path, content in files.items():
@@ -126,12 +126,12 @@ def check_repo_id(repo_id: str) -> None:
         raise ArgumentError(f"repo_id {repo_id!r:.80} is not valid: {reason(error)}") from None
 
 
-def has_file(repo_id: str, path: str, repo_type: RepoType = "model", token: str | None = None) -> bool:
-    """Return whether a repository has a file; False if there is no such repository, or the hub does not answer."""
+def has_file(repo_id: str, path: str, token: str | None = None) -> bool:
+    """Return whether a model repository has a file; False if there is no such repository, or the hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
-        return bool(HfApi(token=token).file_exists(repo_id, path, repo_type=repo_type))
+        return bool(HfApi(token=token).file_exists(repo_id, path))
     except Exception:  # the client raises its own errors, the HTTP library's and the system's; the commit reports them
         return False
 

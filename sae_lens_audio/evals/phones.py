@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper._support.heatmap import bar_chart
-from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.plotly_figures import Backend, check_backend
 from hooked_whisper._support.renamed import renamed_arguments, renamed_method
 from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.corpora import Clip
@@ -149,6 +149,7 @@ class PhoneScores(Tabular):
 
     def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
         """Draw the best F1 of every phone, the best on top. ``backend="plotly"`` returns a plotly figure."""
+        check_backend(backend)
         order = np.argsort(-self.best_f1, kind="stable")
         return bar_chart(
             [self.phones[k] for k in order],
