@@ -127,7 +127,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def has_file(repo_id: str, path: str, token: str | None = None) -> bool:
-    """Return whether a model repository has a file; False if there is no such repository, or the hub does not answer."""
+    """Return whether a model repository has a file; False also if there is no repository or no answer."""
     from huggingface_hub import HfApi
 
     try:
