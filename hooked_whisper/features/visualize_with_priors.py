@@ -81,7 +81,7 @@ class MelPrior(Showing):
         values, vectors = torch.linalg.eigh((lags / lags[0])[(index[:, None] - index).abs()])
         frames = vectors * values.clamp(min=LEAST_VARIANCE * float(values.max())).sqrt() @ vectors.T
         low, high = frames_of_clips.amin(1), frames_of_clips.amax(1)
-        return cls(*(x.float() for x in (mean, bands, frames, low, high)))
+        return cls(mean.float(), bands.float(), frames.float(), low.float(), high.float())
 
     def without_statistics(self) -> MelPrior:
         """Return a prior with the same range and mean, but without covariance or radius (for ablations)."""

@@ -172,3 +172,9 @@ def test_errors(unchecked: None) -> None:
         active_ranges(joint, "width", 0)
     with pytest.raises(PatchError, match="n is 1"):
         active_ranges(joint, "width").trend(1)
+
+
+def test_ranges_show_themselves_and_lose_their_counts() -> None:
+    ranges = ranges_of_examples(np.zeros((2, 3, 4), dtype=np.int64), ("s", "t"), np.array([0.5, 0.5]))
+    assert repr(ranges).startswith("PhoneRanges")
+    assert np.array_equal(ranges.without_counts().label_counts, ranges.label_counts)

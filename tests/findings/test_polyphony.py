@@ -51,7 +51,7 @@ def test_control_that_also_falls_decides_the_status() -> None:
 def test_features_of_all_blocks_are_joined() -> None:
     ids = np.zeros((2, 3, 4), dtype=np.int64)
     ranges = ranges_of_examples(ids, ("a", "b"), np.array([0.5, 0.5]))
-    both = RangeSummary.joined([ranges.summary()] * 3)
+    both = RangeSummary.joined([ranges.without_counts()] * 3)
     assert both.label_counts.shape == (6, 2) and both.equal_entropies.shape == (6, 3) and both.majority.shape == (6,)
     np.testing.assert_array_equal(both.label_counts[2:4], ranges.counts.sum(1))
 

@@ -81,7 +81,7 @@ class PhoneRanges(Showing):
         """Examples of each label, summed over ranges."""
         return self.counts.sum(axis=1)
 
-    def summary(self) -> RangeSummary:
+    def without_counts(self) -> RangeSummary:
         """Return a summary that takes a tenth of the memory."""
         smallest = np.int32 if self.label_counts.max(initial=0) < 2**31 else np.int64
         counts = self.label_counts.astype(smallest)

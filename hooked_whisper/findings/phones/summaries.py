@@ -174,7 +174,7 @@ class PhoneSite:
             Tops.of(counts.top).of_both(half),
             counts.names,
             counts.phones.without_tables(),
-            active_ranges(counts.counts, "deciles").summary(),
+            active_ranges(counts.counts, "deciles").without_counts(),
             _highest(counts.phones.f1_by_label),
         )
 
@@ -246,13 +246,13 @@ class NeuronSite(PhoneSite):
             Tops.of(counts.top).of_both(half),
             counts.names,
             _smaller(counts.phones),
-            deciles.summary(),
+            deciles.without_counts(),
             _highest(counts.phones.f1_by_label),
             _smaller(counts.shifted_phones),
             _smaller(counts.classes),
             _smaller(counts.shifted_classes),
-            widths.summary(),
-            active_ranges(counts.shifted_counts, "deciles").summary(),
+            widths.without_counts(),
+            active_ranges(counts.shifted_counts, "deciles").without_counts(),
             _examples(counts.phones, deciles, widths),
         )
 
