@@ -239,10 +239,10 @@ def test_a_textgrid_out_of_order_names_file_and_line(tmp_path: Path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=80) | st.binary(max_size=80).map(lambda b: b.decode("latin-1")), st.integers(0, 400))
-def test_any_damage_to_a_textgrid_is_an_alignment_error_or_read(junk: str, at: int):
+def test_any_damage_to_a_textgrid_is_an_alignment_error_or_read(junk: str, offset: int):
     grid = to_textgrid(Alignment("u", "", "", 1.0, (Interval(0.0, 0.5, "a"),), (Interval(0.0, 0.5, "b"),)))
     with suppress(AlignmentError):
-        assert isinstance(from_textgrid(grid[:at] + junk + grid[at + len(junk) :]), Alignment)
+        assert isinstance(from_textgrid(grid[:offset] + junk + grid[offset + len(junk) :]), Alignment)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -25,7 +25,7 @@ def flac(seed: int) -> bytes:
 
 
 @pytest.fixture
-def some() -> datasets.Dataset:
+def dataset() -> datasets.Dataset:
     rows = {
         "audio": [{"bytes": flac(k), "path": f"{k}.flac"} for k in range(4)] + [None, {"bytes": b"x", "path": None}],
         "sentence": ["Hello  you", None, "c", "d", "e", "f"],
@@ -36,8 +36,8 @@ def some() -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio())
 
 
-def test_rows_are_recordings(some: datasets.Dataset) -> None:
-    corpus = from_dataset(some, text="sentence", speaker="who", id="name")
+def test_rows_are_recordings(dataset: datasets.Dataset) -> None:
+    corpus = from_dataset(dataset, text="sentence", speaker="who", id="name")
     assert len(corpus) == 6 and [recording.id for recording in corpus] == list("uvwxyz")
     assert (corpus[0].text, corpus[1].text, corpus[0].speaker) == ("Hello you", "", "1")
     for k in range(4):
@@ -49,8 +49,8 @@ def test_rows_are_recordings(some: datasets.Dataset) -> None:
     assert len(train) + len(test) == 6 and len(fingerprint(corpus)) == 64
 
 
-def test_broken_rows_are_skipped_and_unnamed_rows_are_numbered(some: datasets.Dataset) -> None:
-    corpus = from_dataset(some)
+def test_broken_rows_are_skipped_and_unnamed_rows_are_numbered(dataset: datasets.Dataset) -> None:
+    corpus = from_dataset(dataset)
     assert [recording.id for recording in corpus] == list("012345") and {recording.speaker for recording in corpus} == {
         ""
     }
@@ -59,8 +59,8 @@ def test_broken_rows_are_skipped_and_unnamed_rows_are_numbered(some: datasets.Da
     assert isinstance(items[4], Failure) and "row 4 of the data set has no audio" in items[4].reason
 
 
-def test_formats_selections_paths_and_arrays(some: datasets.Dataset, tmp_path: Path) -> None:
-    corpus = from_dataset(some.select([2, 0]).with_format("numpy"), text="sentence", id="sentence")
+def test_formats_selections_paths_and_arrays(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    corpus = from_dataset(dataset.select([2, 0]).with_format("numpy"), text="sentence", id="sentence")
     assert [recording.id for recording in corpus] == ["c", "Hello  you"] and torch.equal(
         corpus[0].audio(), load_audio(flac(2))
     )
@@ -73,19 +73,21 @@ def test_formats_selections_paths_and_arrays(some: datasets.Dataset, tmp_path: P
     assert len(from_dataset(arrays)[0].audio()) == 1600
 
 
-def test_invalid_requests_are_refused(some: datasets.Dataset, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
+def test_invalid_requests_are_refused(
+    dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
     with pytest.raises(AudioError, match=r"no column 'audoi' for audio.*did you mean 'audio'"):
-        from_dataset(some, "audoi")
+        from_dataset(dataset, "audoi")
     with pytest.raises(AudioError, match="no column 'text'"):
-        from_dataset(some, text="text")
+        from_dataset(dataset, text="text")
     with pytest.raises(AudioError, match="streaming=False"):
-        from_dataset(some.to_iterable_dataset())
+        from_dataset(dataset.to_iterable_dataset())
     with pytest.raises(AudioError, match=r"several splits.*\['test'\]"):
-        from_dataset(datasets.DatasetDict(test=some))
+        from_dataset(datasets.DatasetDict(test=dataset))
     with pytest.raises(AudioError, match="got list"):
         from_dataset([])
     with pytest.raises(AudioError, match="duplicate"):
-        from_dataset(some, id="who")
+        from_dataset(dataset, id="who")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"hooked-whisper\[datasets\]"):
-        from_dataset(some)
+        from_dataset(dataset)

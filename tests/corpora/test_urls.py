@@ -88,9 +88,9 @@ def uploaded(source: Path, place: AnyPath) -> AnyPath:
     return place
 
 
-def facts(one: Recording) -> tuple[object, ...]:
-    alignment = one.alignment()
-    return one.id, one.speaker, one.text, alignment and (alignment.words, alignment.phones)
+def facts(recording: Recording) -> tuple[object, ...]:
+    alignment = recording.alignment()
+    return recording.id, recording.speaker, recording.text, alignment and (alignment.words, alignment.phones)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -130,10 +130,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {name: getattr(MemoryFileSystem, name) for name in ("_open", "cat_file")}
 
     def failing(name: str) -> Callable[..., Any]:
-        def call(self: MemoryFileSystem, path: str, mode: Any = "rb", *rest: Any, **more: Any) -> Any:
+        def call(self: MemoryFileSystem, path: str, mode: Any = "rb", *args: Any, **more: Any) -> Any:
             if "broken" in path and mode != "wb":
                 raise RuntimeError("EndpointConnectionError: no route to the store")
-            return whole[name](self, path, mode if name == "_open" else None, *rest, **more)
+            return whole[name](self, path, mode if name == "_open" else None, *args, **more)
 
         return call
 
@@ -165,9 +165,9 @@ def test_nested_folders_are_listed(layout: str, tmp_path: Path, monkeypatch: pyt
     """However many folders there are: an object store answers with a thousand names at a time."""
     asked, listed, find = [], [0], MemoryFileSystem.find
 
-    def counted(self: MemoryFileSystem, *rest: Any, **more: Any) -> Any:
+    def counted(self: MemoryFileSystem, *args: Any, **more: Any) -> Any:
         listed[0] += 1
-        return find(self, *rest, **more)
+        return find(self, *args, **more)
 
     monkeypatch.setattr(MemoryFileSystem, "find", counted)
     for copies in (1, 4):
