@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import Interval
@@ -26,7 +26,7 @@ WordName = str | tuple[str, int]
 _LISTED = 12
 
 
-def is_word_name(value: Any) -> bool:
+def is_word_name(value: Any) -> TypeGuard[WordName]:
     """Whether ``value`` is a word by name rather than a span."""
     return isinstance(value, str) or (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str))
 
@@ -46,7 +46,7 @@ def find_word(words: Words, name: WordName, occurrence: int | None = None) -> In
     """
     if isinstance(name, tuple):
         name, occurrence = name
-    intervals = list(getattr(words, "words", words))
+    intervals = list(words.words if isinstance(words, HasWords) else words)
     labels = [bare_word(interval.label) for interval in intervals]
     parts = [bare_word(part) for part in name.split()]
     starts = [k for k in range(len(labels) - len(parts) + 1) if parts and labels[k : k + len(parts)] == parts]

@@ -176,7 +176,7 @@ def replace_encoder(
 
 def _read_spans(time: TimeMap, spans: Spans, unit: str, margin: Number | None, words: Words | None) -> Positions:
     """Return the positions of spans and words, with their margins."""
-    entries = spans if isinstance(spans, list) else [spans]
+    entries: list[Any] = spans if isinstance(spans, list) else [spans]
     if not any(isinstance(entry, Interval) or is_word_name(entry) for entry in entries):
         return _widened(read_positions(spans, unit, n=time.n_ctx, time=time), margin or 0, time)  # type: ignore[arg-type]
     around_words = WORD_MARGIN if margin is None else margin
@@ -186,7 +186,7 @@ def _read_spans(time: TimeMap, spans: Spans, unit: str, margin: Number | None, w
             if words is None:
                 raise PatchError(
                     f"{entry!r} is a word by name, which needs word times: give alignment=, such as "
-                    "hooked_whisper.analysis.align(model, mel)"
+                    "hooked_whisper.analysis.align(model, mel, text)"
                 )
             entry = find_word(words, entry)
         if isinstance(entry, Interval):

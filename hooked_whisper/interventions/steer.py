@@ -184,7 +184,7 @@ class SteerSweep(Tabular):
         """Draw the log-probability change over the coefficient, with the mean of the controls."""
         rows = self.to_rows()
         coefficients = [row["coefficient"] for row in rows]
-        lines = {"vector": (coefficients, [row["logprob_change"] for row in rows])}
+        lines: dict[str, Any] = {"vector": (coefficients, [row["logprob_change"] for row in rows])}
         if self.controls:
             lines["random vectors"] = (coefficients, [row["control_logprob_change"] for row in rows])
         return line_chart(
