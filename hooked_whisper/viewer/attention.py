@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from hooked_whisper.audio import TimeMap, to_data_uri
 from hooked_whisper.errors import ArgumentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import ActivationCache
+from hooked_whisper.hooks.root_module import Hooks
 from hooked_whisper.protocols import STACKS, HeadLike, HeadRef, Interval, Stack
 from hooked_whisper.viewer.inputs import (
     ViewedClip,
@@ -29,7 +30,14 @@ from hooked_whisper.viewer.inputs import (
     text_of,
 )
 from hooked_whisper.viewer.page import AttentionView, MapAxis, MapScale
-from hooked_whisper.viewer.patterns import PatternSource, cached_blocks, cached_patterns, collect_maps, live_patterns
+from hooked_whisper.viewer.patterns import (
+    PatternSource,
+    Visitor,
+    cached_blocks,
+    cached_patterns,
+    collect_maps,
+    live_patterns,
+)
 from hooked_whisper.viewer.text_axis import token_labels, token_spans
 
 _NEXT = "(next token)"
@@ -48,6 +56,8 @@ def view_attention(
     selected: HeadLike | None = None,
     cache: ActivationCache | None = None,
     encoder_out: Float[Tensor, "1 position d_model"] | None = None,
+    fwd_hooks: Hooks = (),
+    attn_masks: Mapping[Any, Any] | None = None,
     duration: float | int | None = None,
     scale: MapScale = "linear",
     language: str = "en",
@@ -58,7 +68,7 @@ def view_attention(
 
     A notebook shows the result, and ``save(path)`` writes it as a page that needs no network: thumbnails of all heads,
     the map of one head with spectrogram and words on its axes, and the sound of every token and position. Live hooks
-    and masks apply, so ``with model.hooks(attn_masks=...)`` shows the masked attention.
+    and masks apply.
 
     Args:
         audio: a :class:`~hooked_whisper.corpora.Clip` or ``Recording``, anything
@@ -71,6 +81,7 @@ def view_attention(
         selected: the head that is shown first. Default: the first alignment head, or the first head.
         cache: of ``run_with_cache``, with the patterns of this clip and these tokens, to be shown without another pass.
         encoder_out: encoder output to use in place of the audio's, for ``"decoder"`` and ``"cross"``.
+        fwd_hooks, attn_masks: an intervention, as in ``model.hooks``; the page then switches between before and after.
         duration: seconds to show. Default: the length of the audio. A longer duration shows the padding too.
         scale: of the colors at first: ``"linear"``, ``"log"`` or ``"percentile"``; the page can switch.
         max_megabytes: limit of the page. Maps over time are pooled until they fit; the page states the resolution.
@@ -87,6 +98,7 @@ def view_attention(
     clip = read_clip(model, audio, duration)
     ids = None if stack == "encoder" else read_tokens(model, stack, tokens, transcript, clip.text, language)
     check_encoder_out(model, encoder_out)
+    replaced_out = encoder_out
 
     shown_words, words_source = read_words(words, clip)
     text = (transcript or "") if ids is None else text_of(model, ids)
@@ -96,7 +108,11 @@ def view_attention(
     if estimates_words and encoder_out is not None:
         shown_words, words_source = estimated_words(model, encoder_out, text, clip.seconds, language)
 
-    source = _patterns(model, refs, clip.mel, ids, encoder_out, cache)
+    sources = [_patterns(model, refs, clip.mel, ids, encoder_out, cache)]
+    if fwd_hooks or attn_masks:
+        if cache is not None:
+            raise ArgumentError("a cache holds one pass: give fwd_hooks and attn_masks without cache=")
+        sources.append(_intervened(model, refs, clip.mel, ids, replaced_out, fwd_hooks, attn_masks))
     rows = columns = MapAxis("time")
     if ids is not None:
         reads, writes = _token_axes(model, ids[0].tolist(), shown_words)
@@ -117,17 +133,27 @@ def view_attention(
         rows=rows,
         columns=columns,
     )
-    return _with_maps(view, source, model.time, max_megabytes)
+    return _with_maps(view, sources, model.time, max_megabytes)
 
 
-def _with_maps(view: AttentionView, source: PatternSource, time: TimeMap, max_megabytes: float | int) -> AttentionView:
-    """Return the view with as fine maps as the page can hold."""
+def _with_maps(
+    view: AttentionView, sources: Sequence[PatternSource], time: TimeMap, max_megabytes: float | int
+) -> AttentionView:
+    """Return the view with as fine maps as the page can hold. The last source is shown first."""
     n_positions = max(1, time.n_positions(view.seconds))
     finest = view.with_time_cells(time, n_positions, 1)
     n_rows, n_columns = len(finest.rows.spans), len(finest.columns.spans)
     max_bytes = round(max_megabytes * 1e6) - len(finest.to_html().encode())
-    maps, width = collect_maps(source, view.heads, n_rows, n_columns, max_bytes)
-    return replace(view.with_time_cells(time, n_positions, width), maps=maps)
+    collected, width = collect_maps(sources, view.heads, n_rows, n_columns, max_bytes)
+    view = view.with_time_cells(time, n_positions, width)
+    if len(collected) == 1:
+        return replace(view, maps=collected[0])
+    before, after = collected
+    return replace(
+        view,
+        maps={head: after[head].scaled_as(before[head]) for head in view.heads},
+        before={head: before[head].scaled_as(after[head]) for head in view.heads},
+    )
 
 
 def attention_view_html(model: HookedWhisper, audio: Any = None, **options: Any) -> str:
@@ -185,6 +211,28 @@ def _patterns(
     if tokens is not None and encoder_out is not None:
         return live_patterns(model, heads, lambda: model.decoder.hidden(tokens, encoder_out))
     raise ArgumentError("there is nothing to show: give audio, a mel, or the patterns as cache=")
+
+
+def _intervened(
+    model: HookedWhisper,
+    heads: Sequence[HeadRef],
+    mel: Float[Tensor, "1 mel frame"] | None,
+    tokens: Int[Tensor, "1 token"] | None,
+    encoder_out: Float[Tensor, "1 position d_model"] | None,
+    fwd_hooks: Hooks,
+    attn_masks: Mapping[Any, Any] | None,
+) -> PatternSource:
+    """Return the source of the patterns under hooks and masks. They reach the encoder too, unless ``encoder_out``
+    replaces it."""
+
+    def source(visit: Visitor) -> None:
+        with model.hooks(fwd_hooks=fwd_hooks, attn_masks=attn_masks):
+            encoded = encoder_out
+            if tokens is not None and encoded is None and mel is not None:
+                encoded = model.embed_audio(mel)
+            _patterns(model, heads, mel, tokens, encoded, None)(visit)
+
+    return source
 
 
 def _token_axes(model: HookedWhisper, ids: Sequence[int], words: Sequence[Interval]) -> tuple[MapAxis, MapAxis]:

@@ -27,9 +27,9 @@ class PackedMap:
     text: str
 
     @classmethod
-    def pack(cls, values: Float[np.ndarray, "..."]) -> PackedMap:
-        """Pack nonnegative values."""
-        largest = float(values.max(initial=0.0))
+    def pack(cls, values: Float[np.ndarray, "..."], largest: float | int = 0.0) -> PackedMap:
+        """Pack nonnegative values, in steps of 1/65535 of their largest or of ``largest``, if that is larger."""
+        largest = max(float(values.max(initial=0.0)), float(largest))
         numbers = np.ascontiguousarray(np.rint(values / (largest or 1.0) * LEVELS).astype("<u2"))
         planes = numbers.view(np.uint8).reshape(-1, 2).T.tobytes()
         return cls(values.shape, largest, base64.b64encode(zlib.compress(planes, 6)).decode("ascii"))

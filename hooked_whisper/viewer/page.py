@@ -73,35 +73,37 @@ class AttentionView:
     columns: MapAxis
     positions_per_cell: int = 1
     maps: Mapping[HeadRef, HeadMap] = field(default_factory=dict)
+    before: Mapping[HeadRef, HeadMap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_option("stack", self.stack, STACKS)
         check_option("scale", self.scale, get_args(MapScale))
 
-    def values(self, head: HeadLike) -> Float[np.ndarray, "row column"]:
+    def values(self, head: HeadLike, *, before: bool = False) -> Float[np.ndarray, "row column"]:
         """Return the map of a head as the page shows it, rounded to 1/65535 of its largest value.
 
         Over time a cell joins :attr:`positions_per_cell` encoder positions: sum over keys, mean over queries.
 
-        Raises:
-            ArgumentError: the head is not shown.
-        """
-        return self._map(head).cells.values()
-
-    def outside(self, head: HeadLike) -> Float[np.ndarray, "row"]:
-        """Return the attention of each row to positions after the end of the clip.
+        Args:
+            before: the map without the hooks and masks that the view was made with.
 
         Raises:
-            ArgumentError: the head is not shown.
+            ArgumentError: the head is not shown, or the view was made without hooks and masks.
         """
-        return self._map(head).outside.values()
+        return self._map(head, before).cells.values()
 
-    def _map(self, head: HeadLike) -> HeadMap:
+    def outside(self, head: HeadLike, *, before: bool = False) -> Float[np.ndarray, "row"]:
+        """Return the attention of each row to positions after the end of the clip, as :meth:`values`."""
+        return self._map(head, before).outside.values()
+
+    def _map(self, head: HeadLike, before: bool) -> HeadMap:
         ref = HeadRef.parse(head, self.stack)
+        if before and not self.before:
+            raise ArgumentError("the view has no intervention: make it with fwd_hooks= or attn_masks=")
         if ref not in self.maps:
             listed = ", ".join(map(str, self.heads[:6])) + (", ..." if len(self.heads) > 6 else "")
             raise ArgumentError(f"{ref} is not shown, only {listed}: add it to heads")
-        return self.maps[ref]
+        return self.before[ref] if before else self.maps[ref]
 
     def with_time_cells(self, time: TimeMap, n_positions: int, width: int) -> AttentionView:
         """Return the view with axes of time in cells of ``width`` encoder positions."""
@@ -161,7 +163,7 @@ class AttentionView:
             spectrogram = "data:image/png;base64," + base64.b64encode(self.spectrogram).decode("ascii")
         return {
             "stack": self.stack,
-            "heads": [_head_facts(head, self.maps.get(head)) for head in self.heads],
+            "heads": [_head_facts(head, self.maps.get(head), self.before.get(head)) for head in self.heads],
             "selected": self.heads.index(self.selected),
             "seconds": round(self.seconds, 3),
             "words": [[round(word.start, 3), round(word.end, 3), word.label] for word in self.words],
@@ -174,12 +176,15 @@ class AttentionView:
         }
 
 
-def _head_facts(head: HeadRef, head_map: HeadMap | None) -> dict[str, Any]:
+def _head_facts(head: HeadRef, after: HeadMap | None, before: HeadMap | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": str(head), "block": head.block, "head": head.head}
-    if head_map is not None:
-        cells, outside = head_map.cells, head_map.outside
-        facts |= {"largest": cells.largest, "cells": cells.text}
-        facts |= {"most_outside": outside.largest, "outside": outside.text if outside.largest else None}
+    if after is not None:
+        versions = {"after": after} if before is None else {"after": after, "before": before}
+        facts |= {"largest": after.cells.largest, "most_outside": after.outside.largest}
+        facts["versions"] = {
+            name: {"cells": version.cells.text, "outside": version.outside.text if version.outside.largest else None}
+            for name, version in versions.items()
+        }
     return facts
 
 

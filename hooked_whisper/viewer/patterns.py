@@ -44,11 +44,17 @@ class HeadMap:
         """Bytes of both on the page."""
         return len(self.cells.text) + len(self.outside.text)
 
+    def scaled_as(self, other: HeadMap) -> HeadMap:
+        """Return the map in the other's steps, if they are larger, so that both have the same scale of colors."""
+        cells = PackedMap.pack(self.cells.values(), other.cells.largest)
+        return HeadMap(cells, PackedMap.pack(self.outside.values(), other.outside.largest))
+
 
 def collect_maps(
-    source: PatternSource, heads: Sequence[HeadRef], n_rows: int, n_columns: int, max_bytes: int
-) -> tuple[dict[HeadRef, HeadMap], int]:
-    """Return the map of every head, and the number of encoder positions per cell: as few as ``max_bytes`` allows.
+    sources: Sequence[PatternSource], heads: Sequence[HeadRef], n_rows: int, n_columns: int, max_bytes: int
+) -> tuple[list[dict[HeadRef, HeadMap]], int]:
+    """Return the map of every head from each source, and the number of encoder positions per cell: as few as
+    ``max_bytes`` allows.
 
     Args:
         n_rows, n_columns: queries and keys within the clip.
@@ -61,13 +67,13 @@ def collect_maps(
     n_axes = _POOLED_AXES[stack]
     width = 1
     if n_axes and max_bytes > 0:
-        excess = max(1.0, len(heads) * n_rows * n_columns * _BYTES_PER_CELL / max_bytes)
+        excess = max(1.0, len(sources) * len(heads) * n_rows * n_columns * _BYTES_PER_CELL / max_bytes)
         width = math.ceil(excess ** (1 / n_axes) - 1e-9)
     while max_bytes > 0 and (width == 1 or n_columns / width >= _LEAST_COLUMNS):
-        maps = _pooled_maps(source, heads, n_rows, n_columns, width)
-        size = sum(head_map.n_bytes for head_map in maps.values())
+        maps = [_pooled_maps(source, heads, n_rows, n_columns, width) for source in sources]
+        size = sum(head_map.n_bytes for by_head in maps for head_map in by_head.values())
         if size <= max_bytes:
-            return {head: maps[head] for head in heads}, width
+            return maps, width
         if not n_axes:
             break
         width = max(width + 1, math.ceil(width * (size / max_bytes) ** (1 / n_axes)))
@@ -86,6 +92,8 @@ def _pooled_maps(
     def visit(block: int, patterns: Float[Tensor, "head query key"]) -> None:
         for head in heads:
             if head.block == block:
+                if not torch.isfinite(patterns[head.head]).all():
+                    raise ArgumentError(f"the attention of {head} has NaN or infinite values: repair hooks and weights")
                 maps[head] = _pooled_map(patterns[head.head], head.stack, n_rows, n_columns, width)
 
     source(visit)
@@ -97,6 +105,7 @@ def _pooled_map(
 ) -> HeadMap:
     """Cut one pattern to the clip and join ``width`` positions to a cell: sum over keys, mean over queries."""
     rows = pattern[:n_rows].float()
+    rows = rows.clamp_min(0)  # a hook may have written negative values
     inside, outside = rows[:, :n_columns], rows[:, n_columns:].sum(-1)
     if stack != "decoder":
         inside = _grouped(inside.T, width).T

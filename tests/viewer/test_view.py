@@ -152,6 +152,30 @@ def test_live_masks_and_an_encoder_output_are_shown(model, clip) -> None:
     assert np.abs(silent.values("cross 1.0") - heard.values("cross 1.0")).max() > 1e-3
 
 
+@pytest.mark.parametrize("stack", ["encoder", "cross"])
+def test_an_intervention_is_shown_before_and_after(model, clip, stack) -> None:
+    masks = window_masks(model, 3)
+    view = view_attention(model, clip, stack=stack, attn_masks=masks)
+    plain = view_attention(model, clip, stack=stack)
+    with model.hooks(attn_masks=masks):
+        masked = view_attention(model, clip, stack=stack)
+    head = view.heads[-1]
+    largest = max(plain.values(head).max(), masked.values(head).max())
+    assert np.abs(view.values(head, before=True) - plain.values(head)).max() <= largest * (1.5 / LEVELS)
+    assert np.abs(view.values(head) - masked.values(head)).max() <= largest * (1.5 / LEVELS)
+    assert np.abs(view.values(head) - view.values(head, before=True)).max() > 0.1 * largest
+    with pytest.raises(ArgumentError, match="attn_masks"):
+        plain.values(head, before=True)
+
+
+def test_attention_that_is_not_a_number_is_refused(model, clip) -> None:
+    def broken(pattern, hook):
+        return pattern * float("nan")
+
+    with pytest.raises(ArgumentError, match=r"encoder 1\.0 has NaN"):
+        view_attention(model, clip, heads=[(1, 0)], fwd_hooks=[("encoder.blocks.1.attn.hook_pattern", broken)])
+
+
 def test_a_recording_and_a_file_name_label_the_page(model, clip, tmp_path) -> None:
     import soundfile
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.interventions import window_masks
 from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.viewer import AttentionView, view_attention
 from tests.browsing import chromium, problems_of
@@ -192,6 +193,24 @@ def test_the_scales_show_weak_attention(opened) -> None:
     page.get_by_label("percentile").check()
     assert "%" in page.inner_text("#high")
     assert linear < log and linear < page.evaluate(dark_pixels)
+
+
+def test_an_intervention_is_switched_on_and_off(browser, tmp_path) -> None:
+    model, clip = HookedWhisper.from_pretrained("demo", device="cpu"), SyntheticCorpus.default().clips()[0]
+    view = view_attention(model, clip, attn_masks=window_masks(model, 3), heads=[(2, 0), (2, 1)])
+    page = browser.new_page()
+    page.goto(Path(view.save(tmp_path / "masked.html")).as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.focus("#map")
+    for _ in range(10):
+        page.keyboard.press("ArrowDown")
+    assert page.inner_text("#readout").startswith("0 (before: ")
+    after = page.evaluate("$('cells').toDataURL()")
+    page.get_by_label("before").check()
+    assert page.evaluate("$('cells').toDataURL()") != after and "(after: 0)" in page.inner_text("#readout")
+    page.get_by_label("after").check()
+    assert page.evaluate("$('cells').toDataURL()") == after
+    page.close()
 
 
 def test_a_notebook_shows_it_in_a_frame_of_its_height(browser, views) -> None:

@@ -143,9 +143,15 @@ function name(axis, index) {
   return between(span) + (words.length ? ` “${words.join(" ")}”` : "");
 }
 
+function other(head, row, column) { // the same cell of the other version
+  if (!head.versions.before) return "";
+  const isAfter = head.values === head.versions.after.values, name = isAfter ? "before" : "after";
+  return ` (${name}: ${shown(cellOf(head, row, column, head.versions[name].values))})`;
+}
+
 function describe(head, row, column) {
   const beyond = head.beyond ? head.beyond[row] / LEVELS * head.most_outside : 0;
-  const parts = [column === null ? name(facts.rows, row) : `${shown(cellOf(head, row, column))} from ${name(facts.rows, row)} to ${name(facts.columns, column)}`];
+  const parts = [column === null ? name(facts.rows, row) : `${shown(cellOf(head, row, column))}${other(head, row, column)} from ${name(facts.rows, row)} to ${name(facts.columns, column)}`];
   if (beyond >= 0.0005) parts.push(`${(100 * beyond).toFixed(1)} % of the row’s attention goes to the padding`);
   return parts.join("; ");
 }
@@ -278,6 +284,7 @@ if (facts.audio) {
   [$("play-row").disabled, $("play-column").disabled] = [true, true];
 }
 $("scale").onchange = event => { state.scale = event.target.value; paintThumbnails(); drawMap(); };
+if ($("version")) $("version").onchange = event => { show(event.target.value); paintThumbnails(); drawMap(); };
 $("zoom").onchange = event => { state.zoom = Number(event.target.value); layOut(); reveal(); };
 dark.onchange = () => { paintThumbnails(); drawMap(); };
 

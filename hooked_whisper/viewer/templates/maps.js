@@ -14,13 +14,18 @@ async function unpacked(text) { // all low bytes, then all high bytes
 }
 
 async function loadHeads() {
-  await Promise.all(facts.heads.map(async head => {
-    head.values = await unpacked(head.cells);
-    head.beyond = head.outside ? await unpacked(head.outside) : null;
-  }));
+  await Promise.all(facts.heads.flatMap(head => Object.values(head.versions).map(async version => {
+    version.values = await unpacked(version.cells);
+    version.beyond = version.outside ? await unpacked(version.outside) : null;
+  })));
+  show("after");
 }
 
-const cellOf = (head, row, column) => head.values[row * N_COLUMNS + column] / LEVELS * head.largest;
+function show(name) { // the maps before or after the intervention
+  for (const head of facts.heads) [head.values, head.beyond] = [head.versions[name].values, head.versions[name].beyond];
+}
+
+const cellOf = (head, row, column, values = head.values) => values[row * N_COLUMNS + column] / LEVELS * head.largest;
 
 // --- colors -------------------------------------------------------------------------------------------------------
 const dark = matchMedia("(prefers-color-scheme: dark)");
