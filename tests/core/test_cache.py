@@ -123,7 +123,28 @@ def test_bytes_count_shared_memory_once(odd: Twins) -> None:
     assert odd.core.run_with_cache(odd.mel(), names_filter=names)[1].nbytes == nbytes
 
 
-@pytest.mark.parametrize("target", ["float32", "gpu"])
+def test_a_large_cache_fits_on_a_screen(odd: Twins) -> None:
+    _, cache = odd.core.run_with_cache(odd.mel(1), odd.tokens(4), dtype=torch.float16)
+    lines = repr(cache).splitlines()
+    assert lines[0] == f"ActivationCache with {len(cache)} activations, {cache.nbytes / 2**20:.1f} MiB"
+    assert len(lines) <= 45 and max(map(len, lines)) <= 120
+    assert any(line.startswith("  encoder.blocks.0-1: ") for line in lines)
+    assert any(line.startswith("  decoder.blocks.0-2: ") for line in lines)
+    assert any("[batch 1, token 4] int64" in line for line in lines)  # the dtype that differs from the others
+    html = cache._repr_html_()
+    names = re.findall(r"<code>([^<]*)</code>", html)
+    assert html.count("<details") == html.count("</details>") == 5 and "cross_attn.hook_pattern" in names
+    assert "color" not in html  # fits light and dark pages
+
+
+def test_blocks_that_differ_are_listed_apart(odd: Twins) -> None:
+    names = ["encoder.*", "decoder.blocks.0.*", "decoder.blocks.2.*"]
+    _, cache = odd.core.run_with_cache(odd.mel(1), odd.tokens(4), names_filter=names)
+    text = repr(cache)
+    assert "  decoder.blocks.0: " in text and "  decoder.blocks.2: " in text and "decoder.blocks.0-" not in text
+
+
+@pytest.mark.parametrize("target", ["float32", "gpu", 3.5, 1j])
 def test_to_names_an_invalid_target(cache: ActivationCache, target: object) -> None:
     with pytest.raises(ArgumentError, match=re.escape(repr(target))):
         cache.to(target)
