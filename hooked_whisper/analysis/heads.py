@@ -22,6 +22,7 @@ from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.analysis.alignment import script
 from hooked_whisper.analysis.head_measures import Measures, cross_measures, decoder_measures, encoder_measures
 from hooked_whisper.analysis.ranked_heads import RankedHeads
+from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
@@ -129,14 +130,17 @@ class HeadReport(Tabular):
     to_dataframe = renamed_method("to_dataframe", "to_pandas")
 
     def plot(self, stack: str = "encoder", measure: str = "distance", *, backend: Backend = "matplotlib") -> Any:
-        """Draw a heat map of the means, blocks down, heads across. ``backend="plotly"`` returns a plotly figure."""
-        mean = self.mean(stack, measure)
+        """Draw a heat map of the means, blocks down, heads across; distances in audio are in seconds.
+        ``backend="plotly"`` returns a plotly figure."""
+        mean, unit = self.mean(stack, measure), MEASURES[stack][measure]
+        if unit.startswith("positions"):
+            mean, unit = mean * TimeMap().seconds_per_position, unit.replace("positions", "seconds")
         return heat_map(
             mean,
-            title=f"{stack}: {measure} ({len(self.clips)} clips)",
+            title=f"{stack}: {measure} ({counted(len(self.clips), 'clip')})",
             x="head",
             y="block",
-            unit=MEASURES[stack][measure],
+            unit=unit,
             rows=[str(b) for b in range(mean.shape[0])],
             columns=[str(h) for h in range(mean.shape[1])],
             texts=[[f"{v:.3g}" for v in row] for row in mean] if mean.size <= 400 else None,
