@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -90,7 +90,7 @@ def heat_map(
     if columns is not None:
         ticks = _ticks(len(columns), (wide - 2.2) / _COLUMN_INCHES)
         upright = max(len(_short(columns[i])) for i in ticks) <= 3
-        style = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        style: dict[str, Any] = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(ticks, [_short(columns[i]) for i in ticks], fontsize=8, **style)
     for r, row in enumerate(texts or ()):
         for c, text in enumerate(row):
@@ -136,7 +136,7 @@ def bar_chart(
 
 
 def line_chart(
-    lines: dict[str, tuple[Sequence[float | int] | np.ndarray, Sequence[float | int] | np.ndarray]],
+    lines: Mapping[str, tuple[Sequence[float | int] | np.ndarray, Sequence[float | int] | np.ndarray]],
     *,
     title: str,
     x: str,

@@ -53,9 +53,9 @@ class Transcript(Showing):
 
     def summary(self) -> Summary:
         texts = [self.model.to_string(row[self.n_prompt :]) for row in self.tokens[:8]]
-        rows = (("model", repr(self.model)), ("prompt", f"{self.n_prompt} tokens"))
-        rows += tuple((f"text {k}" if len(texts) > 1 else "text", described(text)) for k, text in enumerate(texts))
-        return Summary(f"Transcript: {self.name}", rows=rows)
+        rows = [("model", repr(self.model)), ("prompt", f"{self.n_prompt} tokens")]
+        rows += [(f"text {k}" if len(texts) > 1 else "text", described(text)) for k, text in enumerate(texts)]
+        return Summary(f"Transcript: {self.name}", rows=tuple(rows))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -34,10 +34,10 @@ class Clip(Showing):
 
     def summary(self) -> Summary:
         recording = self.recording
-        rows = (("speaker", recording.speaker or "-"), ("text", described(recording.text)))
+        rows = [("speaker", recording.speaker or "-"), ("text", described(recording.text))]
         if self.offset:
-            rows += (("offset", f"{self.offset:.2f} s"),)
-        return Summary(f"Clip: {recording.id}, {len(self.samples) / SAMPLE_RATE:.2f} s", rows=rows)
+            rows.append(("offset", f"{self.offset:.2f} s"))
+        return Summary(f"Clip: {recording.id}, {len(self.samples) / SAMPLE_RATE:.2f} s", rows=tuple(rows))
 
     @classmethod
     def load(cls, recording: Recording) -> Clip:

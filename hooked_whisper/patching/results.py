@@ -123,11 +123,11 @@ class PatchResult(Tabular):
             "effect: 0 is unpatched, 1 is the source run; mean over pairs, the largest first",
         )
         size = np.where(np.isfinite(mean), np.abs(mean), -1.0).ravel()
-        rows = []
+        metric, rows = self.values.mean(0), []
         for flat in np.argsort(-size, kind="stable")[:10]:
             index = np.unravel_index(int(flat), mean.shape)
             labels = tuple(axis.labels[i] for axis, i in zip(self.axes, index, strict=True))
-            rows.append((*labels, float(mean[index]), float(self.values[(slice(None), *index)].mean())))
+            rows.append((*labels, float(mean[index]), float(metric[index])))
         columns = (*(axis.name for axis in self.axes), "effect", f"metric ({self.unit})")
         return Summary(f"PatchResult: {self._title()}", notes, columns, tuple(rows), mean.size)
 
