@@ -20,7 +20,7 @@ from torch import Tensor
 from hooked_whisper._support.heads import n_blocks_and_heads, read_heads
 from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper._support.indices import read_indices
-from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.plotly_figures import Backend, check_backend
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.showing import Summary, Tabular, counted, joined
 from hooked_whisper.errors import PatchError, check_option, closest
@@ -247,6 +247,9 @@ class HeadSweep(Tabular):
     unit: str
     stack: Stack
 
+    def __post_init__(self) -> None:
+        check_option("stack", self.stack, STACKS, PatchError)
+
     @property
     def effect(self) -> Float[Tensor, "block head"]:
         """Change of the metric caused by ablating each head."""
@@ -282,6 +285,7 @@ class HeadSweep(Tabular):
 
     def plot(self, title: str = "", *, percentile: float | int = 100.0, backend: Backend = "matplotlib") -> Any:
         """Draw the effect of each head, blocks down. ``percentile``: of the sizes, where the colors end."""
+        check_backend(backend)
         n_blocks, n_heads = self.values.shape
         return heat_map(
             self.effect.numpy(),

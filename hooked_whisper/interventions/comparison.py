@@ -189,8 +189,7 @@ def clean_transcripts(
 
     Other arguments, and errors, as for :func:`compare_transcripts`.
     """
-    if isinstance(alignments, str):
-        check_option("alignments (or one alignment per clip)", alignments, ("attention",), PatchError)
+    _check_alignments(alignments)
     _check_counts(len(clips), alignments=alignments)
     cfg, is_mel = model.cfg.encoder, _is_mel(model, clips)
     if not is_mel and clips.shape[-1] != cfg.d_model:
@@ -291,6 +290,7 @@ def compare_transcripts(
         PatchError: the numbers of clips, references, alignments or texts differ; the edit changes the shape; hooks or
             masks act inside the encoder, but ``clips`` are encoder outputs.
     """
+    _check_alignments(alignments)
     _check_counts(len(clips), references=references, texts=texts)
     name, start = _first_reached(model, fwd_hooks, attn_masks or {})
     inside = name is not None and start != _OUTPUT
@@ -312,6 +312,11 @@ def compare_transcripts(
         texts=texts,
         labels=labels,
     )
+
+
+def _check_alignments(alignments: object) -> None:
+    if isinstance(alignments, str):
+        check_option("alignments (or one alignment per clip)", alignments, ("attention",), PatchError)
 
 
 def _check_counts(n_clips: int, **per_clip: Sequence[Any] | str | None) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import line_chart
-from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.plotly_figures import Backend, check_backend
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.corpora import Recording
@@ -182,6 +182,7 @@ class SteerSweep(Tabular):
 
     def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
         """Draw the log-probability change over the coefficient, with the mean of the controls."""
+        check_backend(backend)
         rows = self.to_rows()
         coefficients = [row["coefficient"] for row in rows]
         lines: dict[str, Any] = {"vector": (coefficients, [row["logprob_change"] for row in rows])}

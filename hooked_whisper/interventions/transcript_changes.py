@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.plotly_figures import Backend, check_backend
 from hooked_whisper._support.showing import MOST_ROWS, Summary, Tabular, counted
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.interventions.change_figures import draw_word_changes
@@ -123,6 +123,7 @@ class TranscriptChange(Tabular):
 
         Without word times the bars stand side by side. ``backend="plotly"`` returns a plotly figure.
         """
+        check_backend(backend)
         return draw_word_changes(self.words, title or f"{self._named()}{self._fates()}", backend=backend)
 
     def summary(self) -> Summary:
