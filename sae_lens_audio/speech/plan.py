@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from hooked_whisper.errors import ConfigError, check_option
 from hooked_whisper.neural.tables import voice_table
@@ -48,7 +48,7 @@ class Passage:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def plan_passages(hours: Mapping[Synthesizer, float], seed: int = 0) -> list[Passage]:
+def plan_passages(hours: Mapping[str, float], seed: int = 0) -> list[Passage]:
     """Return the passages for a number of hours per synthesizer.
 
     Fewer hours give the first passages of the same plan, so a larger corpus contains the smaller ones.
@@ -65,12 +65,13 @@ def plan_passages(hours: Mapping[Synthesizer, float], seed: int = 0) -> list[Pas
         check_option("synthesizer", synthesizer, get_args(Synthesizer), ConfigError)
         if not (math.isfinite(number_of_hours) and number_of_hours >= 0):
             raise ConfigError(f"hours of {synthesizer}: got {number_of_hours}, expected a number from 0 upward")
-        passages += islice(_passages(synthesizer, seed), math.ceil(number_of_hours * 3600 / MEAN_S))
+        passages += islice(_passages(cast(Synthesizer, synthesizer), seed), math.ceil(number_of_hours * 3600 / MEAN_S))
     return passages
 
 
 def voices_of(synthesizer: Synthesizer) -> tuple[str, ...]:
     """Return the voices of a synthesizer. Kokoro's held-out voices, which evaluations use, are left out."""
+    check_option("synthesizer", synthesizer, get_args(Synthesizer), ConfigError)
     if synthesizer == "flite":
         return FLITE_VOICES
     return tuple(voice.name for voice in voice_table() if (voice.language, voice.split) == ("en", "train"))

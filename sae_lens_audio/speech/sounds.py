@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import soxr
 from jaxtyping import Float
 from scipy.signal import fftconvolve
 
 from hooked_whisper.audio import SAMPLE_RATE
+from hooked_whisper.errors import check_option
 from hooked_whisper.synthetic.augment import noise
 from sae_lens_audio.speech.plan import Sound
 
@@ -22,6 +25,7 @@ def with_sound(audio: Float[np.ndarray, "sample"], sound: Sound, seed: int) -> F
 
     A room is an impulse and a tail of noise that decays exponentially. Noise is white or pink.
     """
+    check_option("sound", sound, get_args(Sound))
     if sound == "clean":
         return audio
     rng = np.random.default_rng(seed)
