@@ -14,10 +14,10 @@ from hooked_whisper.explorer.clips import MOST_SECONDS, HeardClip
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import TranscriptChange, ablate_heads, ablate_neurons, replace_encoder, window_masks
 from hooked_whisper.interventions.replace import WORD_MARGIN
-from hooked_whisper.protocols import STACKS, HeadRef, Stack
+from hooked_whisper.protocols import STACKS, HeadRef
 
 MOST_EDITS = 200
-Head = tuple[Stack, int, int]
+Head = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Edits:
     @property
     def head_refs(self) -> list[HeadRef]:
         """The heads that are switched off, in the order of the stacks."""
-        return [HeadRef(*head) for stack in STACKS for head in self.heads if head[0] == stack]
+        return [HeadRef.parse(head) for stack in STACKS for head in self.heads if head[0] == stack]
 
     @staticmethod
     def _swapped(model: HookedWhisper, swap: Swap, other: HeardClip) -> Callable[[Tensor], Tensor]:
