@@ -63,7 +63,8 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
                     if dataclasses.is_dataclass(thing):
                         yield f"{info.name}.{name}", thing
                     for method, function in vars(thing).items():
-                        if not method.startswith("_") and inspect.isfunction(function):
+                        # plot(backend=) hands it to heat_map, bar_chart or line_chart, which are walked themselves
+                        if not method.startswith("_") and method != "plot" and inspect.isfunction(function):
                             yield f"{info.name}.{name}.{method}", function
 
 
