@@ -1,7 +1,8 @@
 """Take the pictures in ``docs/static``, of tiny.en on the packaged speech: ``python -m docs.tools.screenshots``.
 
-Needs playwright and a Chromium. ``--only report`` (or ``unit``, ``explorer``) takes one of them. The report is that of
-``docs/findings/tiny.en.packaged.0.json``; the unit page is built from the packaged speech, which takes a few minutes.
+Needs playwright and a Chromium. ``--only report`` (``unit``, ``explorer`` or ``attention``) takes one. The report
+is that of ``docs/findings/tiny.en.packaged.0.json``; the unit page is built from the packaged speech, which takes a few
+minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MODEL, HOOK, UNITS = "tiny.en", "encoder.blocks.2.mlp.hook_post", range(40)
 N_RECORDINGS = 120
 WIDTH, HEIGHT = 1000, 1250
 WORD = "cabins"  # of the first packaged sentence, which the explorer opens
+MARGIN = 20  # pixels below the content
 COLORS = 128  # of the palette: a fifth of the bytes
 
 
@@ -66,7 +68,24 @@ def explorer(folder: Path) -> str:
     raise RuntimeError("the explorer ended without printing an address")
 
 
-PICTURES: dict[str, Callable[[Path], str]] = {"report": report, "unit": unit, "explorer": explorer}
+def attention(folder: Path) -> str:
+    """Write the page of cross-attention over the first packaged sentence and return its address."""
+    from hooked_whisper import HookedWhisper
+    from hooked_whisper.corpora import packaged_speech
+    from hooked_whisper.viewer import view_attention
+
+    model = HookedWhisper.from_pretrained(MODEL)
+    view = view_attention(model, packaged_speech("prose")[0], stack="cross", selected="cross 2.4")
+    view.save(folder / "attention.html")
+    return (folder / "attention.html").as_uri()
+
+
+PICTURES: dict[str, Callable[[Path], str]] = {
+    "report": report,
+    "unit": unit,
+    "explorer": explorer,
+    "attention": attention,
+}
 
 
 def cut_a_word(page: Any) -> None:
@@ -78,7 +97,7 @@ def cut_a_word(page: Any) -> None:
 
 def photograph(address: str, act: Callable[[Any], None] | None = None) -> bytes:
     """Open a page and return the top of it as PNG. act: what to do on the page first."""
-    from PIL import Image
+    from PIL import Image, ImageChops
 
     from tests.browsing import chromium  # finds playwright's own browser, or the system's
 
@@ -89,7 +108,12 @@ def photograph(address: str, act: Callable[[Any], None] | None = None) -> bytes:
         if act is not None:
             act(page)
         png = page.screenshot()
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLORS)
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    background = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
+    box = ImageChops.difference(picture, background).getbbox()
+    if box is not None:  # without the empty part below the content
+        picture = picture.crop((0, 0, picture.width, min(picture.height, box[3] + MARGIN)))
+    picture = picture.quantize(COLORS)
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
