@@ -19,7 +19,15 @@ from torch import Tensor
 from hooked_whisper._support.showing import Showing, Summary, counted
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint, Hooks
+from hooked_whisper.hooks import Hooks
+from hooked_whisper.interventions.encoder_resume import (
+    INPUT,
+    OUTPUT,
+    Masks,
+    encode_keeping,
+    first_reached,
+    resid_point,
+)
 from hooked_whisper.interventions.forced_text import (
     Times,
     aligned_times,
@@ -36,16 +44,13 @@ from hooked_whisper.interventions.transcript_changes import (
     TranscriptChanges,
     WordChange,
 )
-from hooked_whisper.model.masks import resolve_target
 from hooked_whisper.patching.positions import filled_positions
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.text import word_diff, word_error
 
 Clips = Float[Tensor, "clip mel frame"] | Float[Tensor, "clip position d_model"]
 EditFunction = Callable[[Tensor], Tensor]
-Masks = Mapping[Any, Any]
 _FATES: dict[str, Fate] = {"equal": "kept", "substitute": "changed", "delete": "gone", "insert": "new"}
-_INPUT, _OUTPUT = -1, 1 << 20  # where an intervention begins to act in the encoder, if not in a block
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +86,7 @@ class CleanTranscripts(Showing):
         """
         if self.mel is None:
             raise PatchError("residual streams need log-mels: these clips were given as encoder outputs")
-        return replace(self, resid=_encoded(self.model, self.mel, blocks)[1])
+        return replace(self, resid=encode_keeping(self.model, self.mel, blocks)[1])
 
     def summary(self) -> Summary:
         blocks = ", ".join(str(block) for block in self.resid)
@@ -145,14 +150,14 @@ class CleanTranscripts(Showing):
     ) -> Float[Tensor, "clip position d_model"]:
         """Return the encoder output with the intervention."""
         model = self.model
-        name, start = _first_reached(model, fwd_hooks, masks)
+        name, start = first_reached(model, fwd_hooks, masks)
         # hooks of the caller at a stored residual stream have already been applied to it
-        hooked = {block for block in self.resid if _resid_point(model, block).active}
+        hooked = {block for block in self.resid if resid_point(model, block).active}
         resume_block = max((block for block in self.resid if block <= start and block not in hooked), default=None)
         with model.hooks(fwd_hooks, attn_masks=masks):
             if name is None:
                 edited = self.encoder_out
-            elif start == _OUTPUT:
+            elif start == OUTPUT:
                 with model.encoder.clock.starting_at(0):
                     edited = model.encoder.hook_out(self.encoder_out)
             elif self.mel is None:
@@ -197,7 +202,7 @@ def clean_transcripts(
             f"clips must be log-mels [clip, {cfg.n_mels}, {cfg.n_frames}] or encoder outputs "
             f"[clip, {cfg.n_ctx}, {cfg.d_model}], got {list(clips.shape)}"
         )
-    encoder_out, resid = _encoded(model, clips, resume_blocks or ()) if is_mel else (clips, {})
+    encoder_out, resid = encode_keeping(model, clips, resume_blocks or ()) if is_mel else (clips, {})
     transcriber = Transcriber(model, language, max_new_tokens, batch=max(len(clips), 1))
     ids = transcriber.ids(encoder_out)
     texts = tuple(text_of(model, of_clip) for of_clip in ids)
@@ -292,8 +297,8 @@ def compare_transcripts(
     """
     _check_alignments(alignments)
     _check_counts(len(clips), references=references, texts=texts)
-    name, start = _first_reached(model, fwd_hooks, attn_masks or {})
-    inside = name is not None and start != _OUTPUT
+    name, start = first_reached(model, fwd_hooks, attn_masks or {})
+    inside = name is not None and start != OUTPUT
     if inside and clips.shape[-1] == model.cfg.encoder.d_model and not _is_mel(model, clips):
         raise PatchError(f"{name} is inside the encoder: give log-mels, not encoder outputs")
     clean = clean_transcripts(
@@ -302,7 +307,7 @@ def compare_transcripts(
         alignments=alignments,
         language=language,
         max_new_tokens=max_new_tokens,
-        resume_blocks=[start] if inside and start != _INPUT else (),
+        resume_blocks=[start] if inside and start != INPUT else (),
     )
     return clean.compare(
         fwd_hooks=fwd_hooks,
@@ -331,58 +336,6 @@ def _is_mel(model: HookedWhisper, clips: Tensor) -> bool:
 
 def _encode(model: HookedWhisper, text: str) -> list[int]:
     return model.tokenizer.encode(f" {text.strip()}") if text.strip() else []
-
-
-def _encoded(
-    model: HookedWhisper, mel: Float[Tensor, "clip mel frame"], blocks: Collection[int]
-) -> tuple[Float[Tensor, "clip position d_model"], dict[int, Float[Tensor, "clip position d_model"]]]:
-    """Return the encoder output and the residual streams that enter ``blocks``."""
-    resid: dict[int, Tensor] = {}
-    if not blocks:
-        return model.embed_audio(mel), resid
-    n_layers = model.cfg.encoder.n_layers
-    if not all(0 <= block < n_layers for block in blocks):
-        raise PatchError(f"resume_blocks={sorted(blocks)}: the encoder has blocks 0 to {n_layers - 1}")
-    readers = []
-    for block in sorted(set(blocks)):
-
-        def keep(x: Tensor, point: HookPoint, block: int = block) -> None:
-            resid[block] = x.clone()
-
-        readers.append(_resid_point(model, block).add_reader(keep))
-    try:
-        return model.embed_audio(mel), resid
-    finally:
-        for reader in readers:
-            reader.remove()
-
-
-def _resid_point(model: HookedWhisper, block: int) -> HookPoint:
-    return model.hook_dict[f"encoder.blocks.{block}.hook_resid_pre"]
-
-
-def _first_reached(model: HookedWhisper, fwd_hooks: Hooks, masks: Masks) -> tuple[str | None, int]:
-    """Return the encoder point or attention where the intervention begins to act, and its block.
-
-    The name is ``None`` if it does not act in the encoder. Instead of a block: :data:`_INPUT` before the blocks,
-    :data:`_OUTPUT` at the encoder output.
-    """
-    names = [name for hooked, _ in fwd_hooks for name in model.hook_names(hooked)]
-    heads = {name: attn.n_heads for name, attn in model.attention_modules().items()}
-    names += [name for target in masks for name in resolve_target(target, list(heads), heads)]
-    starts = {name: _block(model, name) for name in names if name.startswith("encoder.")}
-    first = min(starts, key=lambda name: starts[name], default=None)
-    return first, _OUTPUT if first is None else starts[first]
-
-
-def _block(model: HookedWhisper, name: str) -> int:
-    parts = name.split(".")
-    if parts[1] == "blocks":
-        return int(parts[2])
-    if name == "encoder.hook_out" and not model.encoder.hook_out.active:
-        return _OUTPUT
-    # hooks of the caller at the output have already been applied to it: then the last block must run again
-    return model.cfg.encoder.n_layers - 1 if parts[1] in ("ln_post", "hook_out") else _INPUT
 
 
 def _forced(

@@ -1,0 +1,69 @@
+"""Run the encoder from the first block that an intervention reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint, Hooks
+from hooked_whisper.model.masks import resolve_target
+
+Masks = Mapping[Any, Any]
+INPUT, OUTPUT = -1, 1 << 20  # where an intervention begins to act in the encoder, if not in a block
+
+
+def encode_keeping(
+    model: HookedWhisper, mel: Float[Tensor, "clip mel frame"], blocks: Collection[int]
+) -> tuple[Float[Tensor, "clip position d_model"], dict[int, Float[Tensor, "clip position d_model"]]]:
+    """Return the encoder output and the residual streams that enter ``blocks``."""
+    resid: dict[int, Tensor] = {}
+    if not blocks:
+        return model.embed_audio(mel), resid
+    n_layers = model.cfg.encoder.n_layers
+    if not all(0 <= block < n_layers for block in blocks):
+        raise PatchError(f"resume_blocks={sorted(blocks)}: the encoder has blocks 0 to {n_layers - 1}")
+    readers = []
+    for block in sorted(set(blocks)):
+
+        def keep(x: Tensor, point: HookPoint, block: int = block) -> None:
+            resid[block] = x.clone()
+
+        readers.append(resid_point(model, block).add_reader(keep))
+    try:
+        return model.embed_audio(mel), resid
+    finally:
+        for reader in readers:
+            reader.remove()
+
+
+def resid_point(model: HookedWhisper, block: int) -> HookPoint:
+    return model.hook_dict[f"encoder.blocks.{block}.hook_resid_pre"]
+
+
+def first_reached(model: HookedWhisper, fwd_hooks: Hooks, masks: Masks) -> tuple[str | None, int]:
+    """Return the encoder point or attention where the intervention begins to act, and its block.
+
+    The name is ``None`` if it does not act in the encoder. Instead of a block: :data:`INPUT` before the blocks,
+    :data:`OUTPUT` at the encoder output.
+    """
+    names = [name for hooked, _ in fwd_hooks for name in model.hook_names(hooked)]
+    heads = {name: attn.n_heads for name, attn in model.attention_modules().items()}
+    names += [name for target in masks for name in resolve_target(target, list(heads), heads)]
+    starts = {name: _block(model, name) for name in names if name.startswith("encoder.")}
+    first = min(starts, key=lambda name: starts[name], default=None)
+    return first, OUTPUT if first is None else starts[first]
+
+
+def _block(model: HookedWhisper, name: str) -> int:
+    parts = name.split(".")
+    if parts[1] == "blocks":
+        return int(parts[2])
+    if name == "encoder.hook_out" and not model.encoder.hook_out.active:
+        return OUTPUT
+    # hooks of the caller at the output have already been applied to it: then the last block must run again
+    return model.cfg.encoder.n_layers - 1 if parts[1] in ("ln_post", "hook_out") else INPUT
