@@ -1,8 +1,9 @@
 """Nearest neighbors of token embeddings by cosine similarity.
 
-Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2. All rows of the
-token embedding share a common direction; centering subtracts the mean first. Weight processing may change the
-unembedding, so the embedding is used.
+Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2, which does not
+center. All rows of the token embedding share a common direction, so that raw cosines are high for all pairs (" tea" and
+" Xu": 0.85 in tiny.en); centering subtracts the mean first. Weight processing may change the unembedding, so the embedding
+is used.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def nearest_tokens(
     n: int = 24,
     among: Int[Tensor, "candidate"] | None = None,
     *,
-    embeddings: Embeddings = "raw",
+    embeddings: Embeddings = "centered",
     text_only: bool = True,
 ) -> TokenList:
     """Return the tokens nearest to a token by cosine similarity of their embeddings, without the token itself:
@@ -56,7 +57,7 @@ def nearest_tokens(
         token: a string of one token, with its leading space (``" tea"``), or an id.
         n: number of tokens to list.
         among: ids of the candidates; default: text tokens, or all tokens with ``text_only=False``.
-        embeddings: ``"raw"``, or ``"centered"`` to subtract the mean of the candidates first.
+        embeddings: ``"centered"`` subtracts the mean of the candidates first; ``"raw"``, as published, does not.
         text_only: leave out special tokens and timestamps.
 
     Raises:
@@ -78,6 +79,5 @@ def nearest_tokens(
     cosine = cosine.masked_fill(ids == index, -torch.inf)
     top = cosine.topk(min(n, int((ids != index).sum())))
     word = visible(model.to_str_tokens([index])[0])
-    centered = ", centered" if embeddings == "centered" else ""
-    title = f"Nearest to '{word}' ({model.cfg.name}, token embeddings{centered})"
+    title = f"Nearest to '{word}' ({model.cfg.name}, {embeddings} token embeddings)"
     return ranked_list(model, ids[top.indices], top.values, title, "cosine")

@@ -263,7 +263,7 @@ def _nearest(model: HookedWhisper, truth: Truth, n: int = 10) -> tuple[Table, ..
         if word not in truth.words:
             continue
         i = truth.words.index(word)
-        near = nearest_tokens(model, int(truth.tokens[i]), n, among)
+        near = nearest_tokens(model, int(truth.tokens[i]), n, among, embeddings="raw")
         rows = tuple(
             (
                 token.text,

@@ -87,11 +87,11 @@ def test_nearest_tokens_leave_the_word_out_and_show_spaces() -> None:
     token = model.to_single_token(" rug")
     with torch.no_grad():
         model.W_E[model.to_single_token("the")] = 2 * model.W_E[token]
-    near = nearest_tokens(model, token, 5)
+    near = nearest_tokens(model, token, 5, embeddings="raw")
     assert near[0].text == "the" and near[0].value == pytest.approx(1)
     assert token not in [t.id for t in near] and len(near) == 5
     among = torch.tensor([token, model.to_single_token(" mug"), model.to_single_token(" jug")])
-    assert [t.text for t in nearest_tokens(model, token, 5, among, embeddings="centered")] in (
+    assert [t.text for t in nearest_tokens(model, token, 5, among)] in (
         ["␣mug", "␣jug"],
         ["␣jug", "␣mug"],
     )
