@@ -39,7 +39,7 @@ class PlacedSAE:
             ArgumentError: the hook point is unknown.
         """
         hook = None
-        if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
+        if isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str):
             hook, entry = entry
         metadata = getattr(entry, "metadata", None)
         sae = getattr(entry, "sae", entry)  # a LoadedSAE holds both
@@ -138,8 +138,10 @@ class HookedSAEModule(HookedRootModule):
                 (SAELens), else ``False``.
 
         Raises:
-            ArgumentError: the hook point of an SAE is unknown.
+            ArgumentError: the hook point of an SAE is unknown, or ``use_error_term`` is not a bool.
         """
+        if use_error_term is not None and not isinstance(use_error_term, bool):
+            raise ArgumentError(f"use_error_term must be True, False or None, not {use_error_term!r:.80}")
         with ExitStack() as stack:
             for placed in read_saes(saes):
                 error_term = getattr(placed.sae, "use_error_term", False) if use_error_term is None else use_error_term

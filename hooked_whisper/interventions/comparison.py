@@ -168,11 +168,17 @@ class CleanTranscripts(Showing):
                 edited = model.embed_audio(self.mel)
         if edit is not None:
             new = edit(edited)
+            if not isinstance(new, Tensor):
+                raise PatchError(
+                    f"encoder_edit returned {type(new).__name__}: it must return the edited encoder output"
+                )
             if new.shape != edited.shape:
                 raise PatchError(
                     f"encoder_edit returned {list(new.shape)} for {list(edited.shape)}: it must keep the shape"
                 )
             edited = new
+        if not bool(torch.isfinite(edited).all()):
+            raise PatchError("the encoder output with the intervention has NaN or infinite values: repair the edit")
         return edited
 
 

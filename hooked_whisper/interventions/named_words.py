@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from hooked_whisper.errors import PatchError
@@ -36,25 +38,32 @@ def find_word(words: Words, name: WordName, occurrence: int | None = None) -> In
 
     Args:
         words: an alignment, or its words.
-        name: compared without case and surrounding punctuation: ``"country"``, ``"your country"``; or with its
-            occurrence, ``("country", 2)``.
+        name: compared without case, surrounding punctuation and the shape of apostrophes: ``"country"``,
+            ``"your country"``; or with its occurrence, ``("country", 2)``.
         occurrence: which one, counted from 1, if the word is spoken more than once.
 
     Raises:
-        PatchError: the word is not spoken, is spoken more than once and ``occurrence`` is missing, or has no such
-            occurrence.
+        PatchError: the name is empty, the word is not spoken, is spoken more than once and ``occurrence`` is missing,
+            or has no such occurrence.
     """
     if isinstance(name, tuple):
         name, occurrence = name
+    if not name.strip():
+        raise PatchError(f"the name of a word is empty: {name!r}; give a word, such as 'country'")
+    if occurrence is not None and (isinstance(occurrence, bool) or not isinstance(occurrence, Integral)):
+        raise PatchError(
+            f"the occurrence of {name!r} is {occurrence!r}: count from 1, as in ({name!r}, 2); "
+            "for several words, give a list"
+        )
     intervals = list(words.words if isinstance(words, HasWords) else words)
-    labels = [bare_word(interval.label) for interval in intervals]
-    parts = [bare_word(part) for part in name.split()]
-    starts = [k for k in range(len(labels) - len(parts) + 1) if parts and labels[k : k + len(parts)] == parts]
+    labels = [_compared(interval.label) for interval in intervals]
+    parts = [_compared(part) for part in name.split()]
+    starts = [k for k in range(len(labels) - len(parts) + 1) if labels[k : k + len(parts)] == parts]
     matches = [
         Interval(
             intervals[k].start,
             intervals[k + len(parts) - 1].end,
-            " ".join(i.label for i in intervals[k : k + len(parts)]),
+            _text(intervals[k : k + len(parts)]) if len(parts) > 1 else intervals[k].label,
         )
         for k in starts
     ]
@@ -73,6 +82,15 @@ def find_word(words: Words, name: WordName, occurrence: int | None = None) -> In
     return matches[number - 1]
 
 
+def _compared(word: str) -> str:
+    """Return a word as it is compared: composed characters, straight apostrophes."""
+    return bare_word(unicodedata.normalize("NFC", word).strip().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+def _text(intervals: Sequence[Interval]) -> str:
+    return " ".join(interval.label.strip() for interval in intervals)
+
+
 def _times(matches: Sequence[Interval]) -> str:
     listed = [f"{n} at {match.start:.2f}-{match.end:.2f} s" for n, match in enumerate(matches[:_LISTED], 1)]
     return ", ".join(listed) + (", ..." if len(matches) > _LISTED else "")
@@ -83,7 +101,7 @@ def _unknown(name: str, parts: Sequence[str], intervals: Sequence[Interval], lab
         return f"there is no word {name!r}: the alignment has no words"
     near = [get_close_matches(part, labels, 1) for part in parts]
     missing = [part for part in parts if part not in labels]
-    text = " ".join(interval.label for interval in intervals[:_LISTED]) + (" ..." if len(intervals) > _LISTED else "")
+    text = _text(intervals[:_LISTED]) + (" ..." if len(intervals) > _LISTED else "")
     hint = ""
     if missing and all(near):
         hint = f": did you mean {' '.join(match[0] for match in near)!r}?"

@@ -6,8 +6,10 @@ section 2.2: ``enc_out[a:b] = enc_out_for_padding_only[a:b]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -155,11 +157,15 @@ def replace_encoder(
 
     Raises:
         HookedWhisperError: the source is unknown or has another size, a span lies outside the window, a word is not
-            spoken or is spoken more than once, or ``margin`` is negative.
+            spoken or is spoken more than once, or ``margin`` is not a number of at least 0.
     """
     check_option("unit", unit, UNITS, PatchError)
-    if margin is not None and not margin >= 0:
+    if margin is not None and not _is_margin(margin):
         raise PatchError(f"margin is {margin!r}: give seconds, at least 0")
+    if isinstance(alignment, str):
+        raise PatchError(
+            f"alignment is {alignment!r}: give words with times, such as hooked_whisper.analysis.align(model, mel, text)"
+        )
     names = {"padding": "zero audio", "mean": "mean encoding"}
     if isinstance(source, str):
         kind = names.get(source, source)
@@ -172,6 +178,11 @@ def replace_encoder(
         row: _read_spans(model.time, of_row, unit, margin, _words_of(alignment, row)) for row, of_row in by_row.items()
     }
     return EncoderEdit(encoding, rows, name)
+
+
+def _is_margin(margin: Any) -> bool:
+    number = isinstance(margin, Real) and not isinstance(margin, bool)
+    return number and math.isfinite(margin) and margin >= 0
 
 
 def _read_spans(time: TimeMap, spans: Spans, unit: str, margin: Number | None, words: Words | None) -> Positions:

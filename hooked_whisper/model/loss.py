@@ -37,11 +37,17 @@ def lm_cross_entropy_loss(
             the prompt. Pass the length of the prompt for the loss of the text.
 
     Raises:
-        ArgumentError: logits and tokens have different shapes, there is no token to predict, or none counts.
+        ArgumentError: logits, tokens and mask have different shapes, there is no token to predict, or none counts.
     """
     n = tokens.shape[-1]
     if logits.shape[:-1] != tokens.shape:
         raise ArgumentError(f"logits {tuple(logits.shape)} and tokens {tuple(tokens.shape)} are not of one pass")
+    if attention_mask is not None and attention_mask.shape != tokens.shape:
+        raise ArgumentError(
+            f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} must have the same shape"
+        )
+    if n < 2:
+        raise ArgumentError(f"the loss needs a token to predict: give at least 2 tokens per row, not {n}")
     if not 1 <= first_token < n:
         raise ArgumentError(f"the loss needs a token to predict: first_token is 1 to {n - 1}, not {first_token}")
     predicted, targets = logits[:, first_token - 1 : -1], tokens[:, first_token:].to(logits.device)

@@ -93,6 +93,8 @@ def view_attention(
     """
     check_option("stack", stack, STACKS)
     check_option("scale", scale, get_args(MapScale))
+    if not 0 < max_megabytes < math.inf:
+        raise ArgumentError(f"max_megabytes is a number above 0, not {max_megabytes!r}")
     refs = _heads(model, stack, heads, cache)
     first = _first_head(model, refs, selected)
     clip = read_clip(model, audio, duration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def read_clip(model: HookedWhisper, audio: Any, duration: float | int | None) ->
         AudioError: the audio cannot be read, is longer than the window, or ``duration`` is outside the window.
         ArgumentError: ``duration`` is 0 or less.
     """
-    if duration is not None and not duration > 0:
+    if duration is not None and not 0 < duration < math.inf:
         raise ArgumentError(f"duration is a number of seconds above 0, not {duration!r}")
     if audio is None or _is_mel(model, audio):
         seconds = model.time.duration if duration is None else float(duration)

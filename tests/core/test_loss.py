@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.model.loss import lm_accuracy
+from hooked_whisper.model.loss import lm_accuracy, lm_cross_entropy_loss
 from tests.core.twins import Twins
 
 
@@ -43,6 +43,16 @@ def test_masked_tokens_do_not_count(odd: Twins, core: WhisperCore) -> None:
     torch.testing.assert_close(core.loss_fn(logits, tokens, mask), (each[0].sum() + each[1, :2].sum()) / 7)
     with pytest.raises(ArgumentError, match="leaves no token"):
         core.loss_fn(logits, tokens, torch.zeros(2, 6, dtype=torch.bool))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_mask_of_another_shape_and_a_single_token_are_refused(odd: Twins, core: WhisperCore) -> None:
+    tokens = odd.tokens(6, 2)
+    logits = core(odd.mel(2), tokens)
+    with pytest.raises(ArgumentError, match=r"attention_mask \(2, 3\) and tokens \(2, 6\)"):
+        lm_cross_entropy_loss(logits, tokens, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ArgumentError, match="at least 2 tokens per row"):
+        core.loss_fn(logits[:, :1], tokens[:, :1])
 
 
 def test_accuracy(core: WhisperCore) -> None:

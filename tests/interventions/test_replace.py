@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -68,11 +70,19 @@ def test_words_by_name(model) -> None:
         (("country", 3), "no occurrence 3: it is spoken 2 times"),
         ("ask country", "do not follow each other"),
         ("xylophone", "is not spoken in 'Ask not"),
+        ("  ", "the name of a word is empty"),
+        (("country", True), "occurrence of 'country' is True"),
     ],
 )
 def test_a_word_that_is_unknown_or_ambiguous_is_answered_with_words_and_times(name, says: str) -> None:
     with pytest.raises(PatchError, match=says):
         find_word(WORDS, name)
+
+
+@pytest.mark.parametrize("name", ["don't", "DON\N{RIGHT SINGLE QUOTATION MARK}T", "caf\u00e9", "cafe\u0301", "\u2014"])
+def test_words_are_compared_without_the_shape_of_apostrophes_and_accents(name: str) -> None:
+    words = [Interval(0.0, 1.0, " Don't"), Interval(1.0, 2.0, " Cafe\u0301,"), Interval(2.0, 3.0, " \u2014")]
+    assert find_word(words, name) in words
 
 
 def test_named_sources(model) -> None:
@@ -106,6 +116,7 @@ def test_as_hooks_it_is_live(model) -> None:
         (lambda m: replace_encoder(m, (0, 3), "mean"), "clips"),
         (lambda m: replace_encoder(m, (0, N + 1)), "24"),
         (lambda m: replace_encoder(m, (0, 3), margin=-0.1), "at least 0"),
+        (lambda m: replace_encoder(m, (0, 3), margin=math.inf), "at least 0"),
         (lambda m: replace_encoder(m, "country"), "alignment="),
         (lambda m: replace_encoder(m, "country", alignment=[WORDS, WORDS]), "2 alignments for all clips"),
         (lambda m: replace_encoder(m, {3: "ask"}, alignment=[WORDS, WORDS]), "no alignment for clip 3"),

@@ -225,6 +225,8 @@ def test_rows_and_html(demo, encoded) -> None:
     [
         ({"references": ["a"]}, "2 clips but 1 references"),
         ({"encoder_edit": lambda x: x[:, :5]}, "keep the shape"),
+        ({"encoder_edit": lambda x: None}, "returned NoneType"),
+        ({"encoder_edit": lambda x: x / 0}, "NaN or infinite"),
         ({"attn_masks": {"encoder": torch.ones(1, 1, dtype=torch.bool)}}, "log-mels"),
         ({"alignments": "ctc"}, "attention"),
     ],

@@ -211,6 +211,8 @@ def test_the_page_is_written_whole(model, clip, tmp_path) -> None:
         ({"words": [(0.0, 1.0, "red")]}, "Interval"),
         ({"encoder_out": torch.zeros(1, 4, 4)}, "[1, 4, 4]"),
         ({"max_megabytes": 0.01}, "max_megabytes"),
+        ({"max_megabytes": float("nan")}, "max_megabytes is a number above 0"),
+        ({"duration": float("inf")}, "duration is a number of seconds above 0"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_remedy(model, clip, unchecked, options, words) -> None:

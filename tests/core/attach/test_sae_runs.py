@@ -42,7 +42,7 @@ def test_it_equals_attach_sae(one_block: Twins, core: WhisperCore, sae: Any) -> 
     with core.attach_sae(sae, HOOK):
         expected = core(mel, tokens)
     known = SimpleNamespace(sae=sae, metadata=SimpleNamespace(hook_name=HOOK, hook_name_out=None))
-    for saes in ({HOOK: sae}, [(HOOK, sae)], (HOOK, sae), known, [known]):
+    for saes in ({HOOK: sae}, [(HOOK, sae)], [[HOOK, sae]], (HOOK, sae), known, [known]):
         assert torch.equal(core.run_with_saes(mel, tokens, saes=saes), expected)
     with core.saes({HOOK: sae}) as attached:
         assert attached is core and torch.equal(core(mel, tokens), expected)
@@ -69,6 +69,12 @@ def test_the_error_term_changes_nothing_until_an_edit(one_block: Twins, core: Wh
         mel, tokens, saes={HOOK: sae}, fwd_hooks=[(f"{HOOK}.hook_sae_acts_post", ablate)]
     )
     assert not torch.equal(edited, core(mel, tokens))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_error_term_that_is_no_bool_is_refused(one_block: Twins, core: WhisperCore, sae: Any) -> None:
+    with pytest.raises(ArgumentError, match="use_error_term must be True, False or None, not 'yes'"):
+        core.run_with_saes(one_block.mel(), saes={HOOK: sae}, use_error_term="yes")
 
 
 def test_an_sae_whose_hook_point_is_unknown(one_block: Twins, core: WhisperCore, sae: Any) -> None:
