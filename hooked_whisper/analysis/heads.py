@@ -132,9 +132,8 @@ class HeadReport(Tabular):
     def plot(self, stack: str = "encoder", measure: str = "distance", *, backend: Backend = "matplotlib") -> Any:
         """Draw a heat map of the means, blocks down, heads across; distances in audio are in seconds.
         ``backend="plotly"`` returns a plotly figure."""
-        mean, unit = self.mean(stack, measure), MEASURES[stack][measure]
-        if unit.startswith("positions"):
-            mean, unit = mean * TimeMap().seconds_per_position, unit.replace("positions", "seconds")
+        factor, unit = _in_seconds(MEASURES[stack][measure])
+        mean = factor * self.mean(stack, measure)
         return heat_map(
             mean,
             title=f"{stack}: {measure} ({counted(len(self.clips), 'clip')})",
@@ -161,8 +160,10 @@ class HeadReport(Tabular):
         for title, stack, measure, largest in wanted:
             if stack in self.values:
                 best = self.ranked(stack, measure, largest)[:3]
-                heads = ", ".join(f"{head.label} {value:.3g}" for head, value in zip(best, best.values, strict=True))
-                rows.append((title, heads or "-", measure, MEASURES[stack][measure]))
+                factor, unit = _in_seconds(MEASURES[stack][measure])
+                shown = zip(best, best.values, strict=True)
+                heads = ", ".join(f"{head.label} {factor * value:.3g}" for head, value in shown)
+                rows.append((title, heads or "-", measure, unit))
         notes = tuple(f"{stack}: {', '.join(measures)}" for stack, measures in self.values.items())
         columns = ("heads", "best three", "measure", "unit")
         return Summary(f"HeadReport: {counted(len(self.clips), 'clip')}", notes, columns, tuple(rows))
@@ -174,6 +175,13 @@ class HeadReport(Tabular):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise HookedWhisperError(f"this report has no {kind} {name!r}, only {', '.join(known)}{hint}")
         return self.values[stack][measure]
+
+
+def _in_seconds(unit: str) -> tuple[float, str]:
+    """Return the factor and the unit with which a measure is shown: positions as seconds."""
+    if not unit.startswith("positions"):
+        return 1.0, unit
+    return TimeMap().seconds_per_position, unit.replace("positions", "seconds")
 
 
 @torch.no_grad()

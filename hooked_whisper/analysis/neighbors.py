@@ -2,8 +2,8 @@
 
 Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2, which does not
 center. All rows of the token embedding share a common direction, so that raw cosines are high for all pairs (" tea" and
-" Xu": 0.85 in tiny.en); centering subtracts the mean first. Weight processing may change the unembedding, so the embedding
-is used.
+" Xu": 0.85 in tiny.en); centering subtracts the mean first. Weight processing may change the unembedding, so the
+embedding is used.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def nearest_tokens(
         text_only: leave out special tokens and timestamps.
 
     Raises:
-        PromptError: the string is several tokens (lists them), or the id is not in the vocabulary.
+        PromptError: the string is several tokens (lists them), or an id is not in the vocabulary.
         ArgumentError: ``embeddings`` or ``n`` is invalid.
     """
     check_option("embeddings", embeddings, get_args(Embeddings))
@@ -70,6 +70,8 @@ def nearest_tokens(
     rows = model.W_E.detach().float()
     if among is None:
         among = text_tokens(model) if text_only else torch.arange(len(rows))
+    for candidate in (among.min(), among.max()) if len(among) else ():
+        token_id(model, int(candidate))  # raises
     ids = among.to(rows.device)
     candidates, query = rows[ids], rows[index]
     if embeddings == "centered":

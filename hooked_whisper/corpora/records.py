@@ -39,6 +39,15 @@ class Recording:
     text_source: str = ""
     language: str = ""
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        facts = [repr(self.id), repr(text), *(f"{key}={value!r}" for key, value in self._facts().items() if value)]
+        return f"Recording({', '.join(facts)})"
+
+    def _facts(self) -> dict[str, str]:
+        path = "" if self.text else self.path  # a list of recordings with texts fits on a screen
+        return {"speaker": self.speaker, "language": self.language, "path": path, "text_source": self.text_source}
+
     def audio(self) -> Float[Tensor, "sample"]:
         """Decode the recording to 16 kHz mono. Raises ``AudioError`` for a broken file."""
         with collected_notices() as notices:

@@ -93,6 +93,14 @@ class Reader:
         return self.divided(self.before_scale(components))
 
 
+def _check_components(components: object) -> None:
+    if isinstance(components, tuple):
+        raise ArgumentError(
+            "components is a tuple, not a tensor: unpack (components, labels) first, as in "
+            "components, labels = cache.decompose_resid('decoder', return_labels=True)"
+        )
+
+
 class ResidualDecomposition(Mapping[str, Tensor]):
     """The part of :class:`~hooked_whisper.hooks.activation_cache.ActivationCache` that decomposes the residual stream.
 
@@ -271,6 +279,7 @@ class ResidualDecomposition(Mapping[str, Tensor]):
             HookedWhisperError: ``pos_slice`` differs from the one that the components were made with.
         """
         check_option("stack", stack, RESIDUAL_STACKS)
+        _check_components(components)
         return self._reader(stack, self._stop(stack, layer, mlp_input), mlp_input, pos_slice)(components)
 
     @keywords_elsewhere(**KEYWORDS_ELSEWHERE)
@@ -297,6 +306,7 @@ class ResidualDecomposition(Mapping[str, Tensor]):
             PromptError: a text is several tokens.
             ArgumentError: the shape of the tokens does not fit that of the components, or an id does not exist.
         """
+        _check_components(components)
         if apply_ln:
             components = self.apply_ln_to_stack(components, "decoder", pos_slice=pos_slice)
         shape = components.shape[1:-1]

@@ -274,7 +274,7 @@ class HookPoint(nn.Module):
         return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "_replacement": None, "ctx": {}}
 
     def extra_repr(self) -> str:
-        return ", ".join(self.axes)
+        return self.described().strip()
 
 
 def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:

@@ -292,7 +292,7 @@ class HeadSweep(Tabular):
             title=title or f"Effect of ablating each head ({self.stack})",
             x="head",
             y="block",
-            unit=f"change of {self.unit}",
+            unit=f"change ({self.unit})",
             rows=[str(block) for block in range(n_blocks)],
             columns=[str(head) for head in range(n_heads)],
             scale="diverging",

@@ -109,6 +109,11 @@ def _mask_spans(positions: object, n: int | None) -> tuple[tuple[int, int], ...]
 
 def _spans(entry: SpanLike, unit: str, n: int | None, time: TimeMap | None) -> tuple[tuple[int, int], ...]:
     """Return the spans of one entry, not yet checked."""
+    if isinstance(entry, str):
+        raise PatchError(
+            f"{entry!r:.80} is a string, not a position: for a word, give its times by "
+            f"interventions.find_word(alignment, {entry!r:.80})"
+        )
     if isinstance(entry, Positions):
         if entry.spans is None and n is None:
             raise PatchError(f"{entry} in a list has no end: give spans, or None alone for everywhere")

@@ -152,6 +152,8 @@ def test_means_intervals_tables_and_drawings(setting) -> None:
     }
     assert report.plot("cross", "own word").axes
     text = repr(report)
+    assert f"{0.02 * mean.min():.3g}" in text and "seconds" in text and "positions" not in text
+    assert f"{0.02 * mean.min():.3g}" in [label.get_text() for label in report.plot().axes[0].texts]
     assert all(f"{stack}0." in text or f"{stack}1." in text for stack in "EX") and "most local" in text
     best = report.ranked("encoder", "distance", largest=False)
     assert mean[best.pairs[0]] == best.values[0] == mean.min() and len(best) == 4 and best[0].stack == "encoder"

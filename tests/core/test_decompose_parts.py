@@ -216,6 +216,9 @@ def test_tokens_in_every_shape(odd: Twins, cache: ActivationCache) -> None:
     assert torch.allclose(cache.logit_attrs(last, ids[:, -1], pos_slice=-1), expected[..., -1:])
     with pytest.raises(ArgumentError, match="do not fit"):
         cache.logit_attrs(parts, [1, 2, 3])
+    for call in (cache.logit_attrs, cache.apply_ln_to_stack):
+        with pytest.raises(ArgumentError, match="unpack"):
+            call(cache.decompose_resid("decoder", return_labels=True), 1 if call == cache.logit_attrs else "decoder")
     square = parts[:, :, :2]
     with pytest.raises(ArgumentError, match=r"could be one per row or one per position"):
         cache.logit_attrs(square, [1, 2], apply_ln=False)

@@ -284,3 +284,9 @@ def test_the_stem_sees_five_frames(odd: Twins) -> None:
         _, cache = odd.core.run_with_cache(mel, names_filter="encoder.hook_embed", stop_early=True)
         moved = not torch.equal(cache["encoder.hook_embed"][:, position], plain["encoder.hook_embed"][:, position])
         assert moved == (abs(frame - 2 * position) <= 2), frame
+
+
+def test_a_point_shows_its_name_and_axes(odd: Twins) -> None:
+    point = odd.core.hook_dict["encoder.blocks.0.attn.hook_q"]
+    assert repr(point) == "HookPoint(encoder.blocks.0.attn.hook_q [batch, position, head, d_head])"
+    assert repr(HookPoint("batch", "token")) == "HookPoint([batch, token])"

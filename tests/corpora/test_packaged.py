@@ -208,3 +208,9 @@ def test_another_list_of_that_name_is_named(tmp_path):
     (tmp_path / LIST).write_text("{\n")
     with pytest.raises(AudioError, match="line 1, is not JSON"):
         open_corpus(tmp_path, "packaged")
+
+
+def test_a_recording_is_one_short_line():
+    line = repr(CORPUS[0])
+    assert CORPUS[0].id in line and CORPUS[0].text[:40] in line and CORPUS[0].speaker in line
+    assert len(line) < 150 and "/" not in line

@@ -52,3 +52,12 @@ def test_labels_do_not_count_when_positions_are_compared() -> None:
             _ = positions.start
     with pytest.raises(PatchError, match="24"):
         read_positions(Positions(((3, 30),)), n=24)
+
+
+@pytest.mark.parametrize("unit", ["positions", "seconds"])
+def test_a_word_is_not_a_position(unchecked, unit: str) -> None:
+    for positions in ("driver", ["driver"]):
+        with pytest.raises(
+            PatchError, match=r"'driver' is a string, not a position: .*find_word\(alignment, 'driver'\)"
+        ):
+            read_positions(positions, unit=unit)  # type: ignore[arg-type]
