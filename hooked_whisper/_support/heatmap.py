@@ -98,7 +98,7 @@ def heat_map(
                 dark_cell = values[r, c] < low + 0.6 * (high - low)
             else:
                 dark_cell = abs(values[r, c]) > 0.6 * high
-            axes.text(c, r, text, ha="center", va="center", fontsize=7, color="white" if dark_cell else "black")
+            axes.text(c, r, plain(text), ha="center", va="center", fontsize=7, color="white" if dark_cell else "black")
     figure.set_label(title)
     return figure
 
@@ -121,7 +121,8 @@ def bar_chart(
     figure = Figure(figsize=(wide, max(1.8, 0.2 * len(labels) + 1.1)), layout="constrained", facecolor=facecolor)
     axes = figure.add_subplot()
     _set_title(axes, title, wide)
-    if len(values) and np.nanmin(values) > 0.5 * np.nanmax(values):  # bars from 0 would all look alike
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0.5 * finite.max():  # bars from 0 would all look alike
         axes.plot(values, range(len(labels)), "o", color="tab:blue")
         axes.grid(axis="y", alpha=0.3)
     else:
@@ -160,7 +161,7 @@ def line_chart(
     axes = figure.add_subplot()
     _set_title(axes, title, wide)
     for name, (xs, ys) in lines.items():
-        axes.plot(xs, ys, label=name, marker="." if len(xs) < 60 else None)
+        axes.plot(xs, ys, label=plain(name), marker="." if len(xs) < 60 else None)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if len(lines) > 1:
@@ -193,11 +194,16 @@ def _extend(values: np.ndarray, low: float, high: float) -> str:
 
 def _set_title(axes: Any, title: str, wide: float) -> None:
     lines = textwrap.wrap(title, max(20, int(_TITLE_CHARACTERS * (wide - 0.9))))
-    axes.set_title("\n".join(lines), loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(plain("\n".join(lines)), loc="left", fontsize=12, fontweight="bold")
 
 
 def _short(label: str, most: int = _LONGEST_LABEL) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
+    return plain(label if len(label) <= most else label[: most - 1] + "…")
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib does not read as a formula: words and tokens have dollar signs."""
+    return text.replace("$", r"\$")
 
 
 def _ticks(n: int, room: float) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from hooked_whisper.errors import MissingExtraError, check_option
 
 Backend = Literal["matplotlib", "plotly"]
+_TAG = re.compile(r"</?\w[^<>]*>")
 _COLORS = {"viridis": "Viridis", "PuOr": "PuOr"}
 
 
@@ -57,8 +59,8 @@ def plotly_heat_map(
     xs, ys = _centers(left, right, values.shape[1]), _centers(top, bottom, values.shape[0])
     names = [
         [
-            f"{y}: {rows[r] if rows is not None else f'{ys[r]:.4g}'}<br>"
-            f"{x}: {columns[c] if columns is not None else f'{xs[c]:.4g}'}"
+            f"{y}: {markup(rows[r]) if rows is not None else f'{ys[r]:.4g}'}<br>"
+            f"{x}: {markup(columns[c]) if columns is not None else f'{xs[c]:.4g}'}"
             for c in range(values.shape[1])
         ]
         for r in range(values.shape[0])
@@ -73,11 +75,11 @@ def plotly_heat_map(
         colorbar={"title": {"text": unit.replace("\n", "<br>"), "side": "right"}},
         hovertext=names,
         hovertemplate="%{hovertext}<br>%{z:.4g}<extra></extra>",
-        text=texts,
+        text=None if texts is None else [[markup(text) for text in row] for row in texts],
         texttemplate="%{text}" if texts is not None else None,
     )
     figure = go.Figure(heat)
-    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y)
+    figure.update_layout(title=markup(title), xaxis_title=x, yaxis_title=y)
     # numbers with texts, not categories: plotly would merge tokens that occur twice
     figure.update_xaxes(range=[left, right], **_ticks(columns))
     figure.update_yaxes(range=[bottom, top], **_ticks(rows))
@@ -92,11 +94,11 @@ def plotly_bars(labels: Sequence[str], values: Float[np.ndarray, "bar"], *, titl
         x=values,
         y=numbers,
         orientation="h",
-        hovertext=list(labels),
+        hovertext=[markup(label) for label in labels],
         hovertemplate="%{hovertext}<br>%{x:.4g}<extra></extra>",
     )
     figure = go.Figure(bars)
-    figure.update_layout(title=title, xaxis_title=unit)
+    figure.update_layout(title=markup(title), xaxis_title=unit)
     figure.update_yaxes(range=[len(labels) - 0.5, -0.5], **_ticks(labels))
     return figure
 
@@ -107,4 +109,11 @@ def _centers(start: float | int, stop: float | int, n: int) -> list[float]:
 
 
 def _ticks(labels: Sequence[str] | None) -> dict[str, Any]:
-    return {} if labels is None else {"tickvals": list(range(len(labels))), "ticktext": list(labels)}
+    if labels is None:
+        return {}
+    return {"tickvals": list(range(len(labels))), "ticktext": [markup(label) for label in labels]}
+
+
+def markup(text: str) -> str:
+    """Return text that plotly shows as it is: words and tokens may look like its tags, such as ``<b>``."""
+    return _TAG.sub(lambda match: match[0].replace("<", "&lt;"), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -22,6 +23,7 @@ _CELL = 48  # characters of a string in a cell
 _LONGEST = 84  # characters of a cell
 _LISTED = 4  # entries of a sequence
 _PADDING = "padding: 0.1em 0.6em"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # line breaks and terminal codes, as in byte tokens
 _SCANNED = 1_000_000  # larger arrays are shown without their range
 
 
@@ -166,7 +168,7 @@ def format_cell(value: Any) -> str:
         return "-"
     if isinstance(value, float | np.floating):
         return "-" if np.isnan(value) else f"{value:.4g}"
-    text = str(value).replace("\n", "\\n")
+    text = _CONTROL.sub(lambda match: repr(match[0])[1:-1], str(value))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hooked_whisper._support.plotly_figures import Backend, check_backend
+from hooked_whisper._support.heatmap import plain
+from hooked_whisper._support.plotly_figures import Backend, check_backend, markup
 
 if TYPE_CHECKING:
     from hooked_whisper.interventions.transcript_changes import WordChange
@@ -52,7 +53,7 @@ def _matplotlib(words: Sequence[WordChange], spans: Sequence[tuple[float, float]
         side = "top" if change < 0 else "bottom"
         axes.text(center, change, f"{change:+.1f}", ha="center", va=side, fontsize=7)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(centers, [word.before for word in words], rotation=60, ha="right", fontsize=8)
+    axes.set_xticks(centers, [plain(word.before) for word in words], rotation=60, ha="right", fontsize=8)
     axes.set_ylabel(_Y)
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
@@ -61,7 +62,7 @@ def _matplotlib(words: Sequence[WordChange], spans: Sequence[tuple[float, float]
         seconds.set_xlabel("time (s)")
     if words:
         axes.legend(title="word", fontsize=8)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=12, fontweight="bold")
     figure.set_label(title)
     return figure
 
@@ -75,12 +76,12 @@ def _plotly(words: Sequence[WordChange], spans: Sequence[tuple[float, float]], t
         y=[word.logprob_change for word in words],
         width=[end - start for start, end in spans],
         marker_color=[_COLORS[word.fate] for word in words],
-        customdata=[[word.before, word.fate, *span] for word, span in zip(words, spans, strict=True)],
+        customdata=[[markup(word.before), word.fate, *span] for word, span in zip(words, spans, strict=True)],
         hovertemplate="%{customdata[0]} (%{customdata[1]})<br>%{y:+.3f} nats"
         + ("<br>%{customdata[2]:.2f}-%{customdata[3]:.2f} s" if timed else "")
         + "<extra></extra>",
     )
     figure = graph_objects.Figure(bars)
-    figure.update_layout(title=title, xaxis_title="time (s)" if timed else "word", yaxis_title=_Y)
-    figure.update_xaxes(tickvals=centers, ticktext=[word.before for word in words])
+    figure.update_layout(title=markup(title), xaxis_title="time (s)" if timed else "word", yaxis_title=_Y)
+    figure.update_xaxes(tickvals=centers, ticktext=[markup(word.before) for word in words])
     return figure

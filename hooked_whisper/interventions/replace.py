@@ -164,7 +164,8 @@ def replace_encoder(
         raise PatchError(f"margin is {margin!r}: give seconds, at least 0")
     if isinstance(alignment, str):
         raise PatchError(
-            f"alignment is {alignment!r}: give words with times, such as hooked_whisper.analysis.align(model, mel, text)"
+            f"alignment is {alignment!r}: give words with times, such as "
+            "hooked_whisper.analysis.align(model, mel, text)"
         )
     names = {"padding": "zero audio", "mean": "mean encoding"}
     if isinstance(source, str):

@@ -33,6 +33,8 @@ def token_id(model: Any, token: Any) -> Any:
     """
     if isinstance(token, str):
         return model.to_single_token(token)
+    if isinstance(token, bool):
+        raise PromptError(f"a token is a string or an id, not {token}")
     if not is_integer(token):
         return token
     n_vocab = model.cfg.decoder.n_vocab
