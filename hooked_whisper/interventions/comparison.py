@@ -114,6 +114,7 @@ class CleanTranscripts(Showing):
         model, prompt = self.model, self.transcriber.prompt()
         longest = self.transcriber.max_new_tokens if max_new_tokens is None else max_new_tokens
         transcriber = replace(self.transcriber, max_new_tokens=longest)
+        _check_edit(encoder_edit)
         _check_counts(len(self), references=references, texts=texts)
         masks = attn_masks or {}
         edited = self._edited(fwd_hooks, masks, encoder_edit)
@@ -201,6 +202,7 @@ def clean_transcripts(
     Other arguments, and errors, as for :func:`compare_transcripts`.
     """
     _check_alignments(alignments)
+    _check_clips(clips)
     _check_counts(len(clips), alignments=alignments)
     cfg, is_mel = model.cfg.encoder, _is_mel(model, clips)
     if not is_mel and clips.shape[-1] != cfg.d_model:
@@ -247,6 +249,7 @@ def compare_transcript(
     """Return the change of one clip's transcript; arguments as for :func:`compare_transcripts`."""
     if isinstance(alignment, str):
         check_option("alignment (or an Alignment)", alignment, ("attention",), PatchError)
+    _check_clips(clip)
     if len(clip) != 1:
         raise PatchError(f"compare_transcript takes one clip, got {len(clip)}: call compare_transcripts")
     alignments = alignment if alignment is None or isinstance(alignment, str) else [alignment]
@@ -302,6 +305,8 @@ def compare_transcripts(
             masks act inside the encoder, but ``clips`` are encoder outputs.
     """
     _check_alignments(alignments)
+    _check_clips(clips)
+    _check_edit(encoder_edit)
     _check_counts(len(clips), references=references, texts=texts)
     name, start = first_reached(model, fwd_hooks, attn_masks or {})
     inside = name is not None and start != OUTPUT
@@ -323,6 +328,22 @@ def compare_transcripts(
         texts=texts,
         labels=labels,
     )
+
+
+def _check_clips(clips: object) -> None:
+    if not isinstance(clips, Tensor):
+        raise PatchError(
+            f"clips must be a tensor of log-mels or encoder outputs, got {type(clips).__name__}: "
+            "model.to_mel(audio or path) makes log-mels (of a recording: model.to_mel(recording.audio()))"
+        )
+
+
+def _check_edit(encoder_edit: object) -> None:
+    if encoder_edit is not None and not callable(encoder_edit):
+        raise PatchError(
+            f"encoder_edit must be a function of the encoder output, got {encoder_edit!r:.80}: "
+            "replace_encoder(model, word, alignment=alignment) makes one"
+        )
 
 
 def _check_alignments(alignments: object) -> None:

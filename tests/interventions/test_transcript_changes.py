@@ -236,6 +236,15 @@ def test_errors_explain_the_remedy(demo, encoded, unchecked, how, words: str) ->
         compare_transcripts(demo, encoded, max_new_tokens=4, **how)
 
 
+def test_recordings_and_words_are_not_tensors_and_edits(demo, encoded, unchecked) -> None:
+    for call in (compare_transcript, compare_transcripts, clean_transcripts):
+        with pytest.raises(PatchError, match=r"got str: model\.to_mel"):
+            call(demo, "speech.wav")
+    for compare in (compare_transcripts, lambda *_, **edit: clean_transcripts(demo, encoded[:1]).compare(**edit)):
+        with pytest.raises(PatchError, match=r"got 'old': replace_encoder\("):
+            compare(demo, encoded[:1], encoder_edit="old")
+
+
 def test_compare_transcript_takes_one_clip(demo, encoded, unchecked) -> None:
     with pytest.raises(PatchError, match="compare_transcripts"):
         compare_transcript(demo, encoded)
