@@ -15,7 +15,7 @@ from typing import Any
 
 from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora.alignments import read_alignment, with_files
-from hooked_whisper.corpora.files import read_text
+from hooked_whisper.corpora.files import AUDIO_ENDINGS, read_text
 from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.parts import load_part
 from hooked_whisper.corpora.records import Recording
@@ -126,8 +126,9 @@ class _Row:
 def _rows(path: AnyPath, columns: Mapping[str, str]) -> Iterator[_Cells]:
     ending, source = path.suffix.lower(), repr(str(path))
     if ending not in _SEPARATORS and ending not in _JSON_LINES:
+        advice = "; for a recording, give the folder that holds it" if ending in AUDIO_ENDINGS else ""
         raise AudioError(
-            f"{source} is not a manifest: the ending must be one of {', '.join([*_SEPARATORS, *_JSON_LINES])}"
+            f"{source} is not a manifest: the ending must be one of {', '.join([*_SEPARATORS, *_JSON_LINES])}{advice}"
         )
     content = read_text(path, AudioError)
     if ending in _JSON_LINES:

@@ -131,6 +131,7 @@ def test_custom_column_names(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "a.wav", "text": true}\n', "line 1, column 'text': expected text"),
         ("a.jsonl", '{"path": "a.wav", "start": true}\n', "line 1, column 'start'"),
         ("a.txt", "a.wav\n", "the ending must be one of"),
+        ("a.wav", "", "for a recording, give the folder that holds it"),
     ],
 )
 def test_broken_tables_name_file_line_and_column(tmp_path: Path, name: str, content: str, message: str) -> None:
