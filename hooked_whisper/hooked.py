@@ -305,12 +305,15 @@ class HookedWhisper(WhisperCore):
         encoder_out: Float[Tensor, "clip position d_model"] | None = None,
         **options: Any,
     ) -> Int[Tensor, "batch token_out"]:
-        """Generate greedily, see :func:`hooked_whisper.decoding.generate`."""
+        """Generate greedily up to ``<|endoftext|>``, see :func:`hooked_whisper.decoding.generate`. ``eot=None``
+        continues past it; a model whose vocabulary is unknown always does."""
         if encoder_out is None:
             raise ArgumentError(
                 "generate needs tokens and the audio: model.generate(model.to_tokens(text), model.embed_audio(mel)); "
                 "model.transcribe(audio) and model.decode(mel) return text"
             )
+        if self.cfg.token_layout is not None:
+            options.setdefault("eot", self.tokenizer.eot)
         return decoding.generate(self, prompt, encoder_out, **options)
 
     def detect_language(self, mel: Tensor, tokenizer: Tokenizer | None = None) -> Any:

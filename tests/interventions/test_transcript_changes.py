@@ -250,3 +250,11 @@ def test_compare_transcript_takes_one_clip(demo, encoded, unchecked) -> None:
         compare_transcript(demo, encoded)
     with pytest.raises(PatchError, match="1500"):
         compare_transcript(demo, encoded[:1, :7, :5])
+
+
+def test_generation_ends_with_the_text(demo, encoded) -> None:
+    prompt, eot = demo.to_tokens(), demo.tokenizer.eot
+    tokens, longer = (demo.generate(prompt, encoded[:1], max_new_tokens=24, **end) for end in ({}, {"eot": None}))
+    n = tokens.shape[1]
+    assert n < longer.shape[1] == prompt.shape[1] + 24 and torch.equal(longer[:, :n], tokens)
+    assert tokens[0, -1] == eot and (tokens[0, :-1] != eot).all()
