@@ -153,7 +153,9 @@ class PartDecomposition(ResidualDecomposition):
         stop = self._stop(stack, layer)
         if stop == 0:
             raise ArgumentError("no neuron comes before block 0")
-        read = self._reader(stack, stop, False, pos_slice, apply_ln, _as_columns(project_output_onto))
+        read = self._reader(
+            stack, stop, False, pos_slice, apply_ln, _as_columns(project_output_onto, self._d_model(stack))
+        )
         components, labels = self._neurons(stack, stop, pos_slice, neuron_slice, read, max_bytes)
         if incl_remainder:
             components, labels = self._with_remainder(components, labels, read, stack, stop, pos_slice)
@@ -229,7 +231,9 @@ class PartDecomposition(ResidualDecomposition):
             CacheSizeError: the estimate exceeds ``max_bytes``.
         """
         stop = self._stop(stack, layer, mlp_input)
-        read = self._reader(stack, stop, mlp_input, pos_slice, apply_ln, _as_columns(project_output_onto))
+        read = self._reader(
+            stack, stop, mlp_input, pos_slice, apply_ln, _as_columns(project_output_onto, self._d_model(stack))
+        )
         groups: list[Tensor] = []
         labels: list[str] = []
         for cross in (False, True) if stack == "decoder" else (False,):
@@ -331,13 +335,21 @@ class PartDecomposition(ResidualDecomposition):
         remainder = read(cut(resid, pos_slice)[None]) - components.sum(0, keepdim=True)
         return torch.cat([components, remainder]), [*labels, "remainder"]
 
+    def _d_model(self, stack: ResidualStack) -> int:
+        return int(getattr(self.model.cfg, stack).d_model)
+
     def _checked_block(self, stack: ResidualStack, layer: int) -> int:
         n = self._n_blocks(stack)
         (block,) = read_indices(layer, n, f"blocks of the {stack}")
         return block
 
 
-def _as_columns(projection: Projection | None) -> Float[Tensor, "d_model output"] | None:
+def _as_columns(projection: Projection | None, d_model: int) -> Float[Tensor, "d_model output"] | None:
+    if projection is not None and (projection.dim() not in (1, 2) or len(projection) != d_model):
+        raise ArgumentError(
+            f"project_output_onto has shape {list(projection.shape)}: give [{d_model}], or [{d_model}, output] with "
+            "one direction per column"
+        )
     return projection[:, None] if projection is not None and projection.dim() == 1 else projection
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -90,6 +91,11 @@ def push_site(
         raise ArgumentError(
             f"{folder} has no {INDEX}: give the folder that `hooked-whisper features` or `reproduce` wrote"
         )
+    notes: tuple[str, ...] = ()
+    if kind == "space" and CARD in files and b"sdk:" not in Path(folder, CARD).read_bytes():
+        notes = (
+            f"note: {CARD} is used as the card, but a Space is only served with 'sdk: static' in its front matter",
+        )
     front: dict[str, Any] = {
         "title": title or repo_id.partition("/")[2],
         "license": license,
@@ -98,9 +104,10 @@ def push_site(
     if kind == "space":
         front |= {"sdk": "static", "app_file": INDEX, "colorFrom": "blue", "colorTo": "gray"}
     files.setdefault(CARD, card(front, _site_text(front["title"], kind)))
-    return upload(
+    result = upload(
         files, repo_id, repo_type=kind, private=private, token=token, commit_message=commit_message, dry_run=dry_run
     )
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def _site_text(title: str, kind: SiteKind) -> str:

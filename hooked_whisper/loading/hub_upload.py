@@ -17,7 +17,12 @@ RepoType = Literal["model", "dataset", "space"]
 CARD = "README.md"
 _SECRET_NAMES = ("*.pem", "*.key", "id_rsa*", "id_ed25519*", "*.env", "credentials*", "token", "*.token", "secrets*")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
-_TEXT = (".md", ".json", ".toml", ".txt", ".html", ".js", ".css", ".csv", ".yaml", ".yml")
+_TEXT = (
+    ".md", ".json", ".jsonl", ".toml", ".txt", ".html", ".js", ".css", ".csv", ".tsv", ".yaml", ".yml", ".py", ".ipynb",
+    ".ini", ".cfg", ".log", ".sh", ".svg", ".xml",
+)  # fmt: skip
+_RECORDS = (".md", ".json", ".toml", ".yaml", ".yml")  # cards and settings, which name the files of a run
+_PLACE = re.compile(rb"(?<![\w.:/~<-])(?:[A-Za-z]:)?/[\w.@+-]+(?:/[\w.@+-]+)+")
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,17 +187,28 @@ def _check_harmless(path: str, content: Path | bytes) -> None:
 
 
 def _notes(files: Mapping[str, Path | bytes]) -> tuple[str, ...]:
-    """Warn about texts that name the home directory of this machine."""
+    """Warn about texts that name the home directory of this machine, and records that name files on it."""
     home = str(Path.home()).encode()
-    if len(home) < 4:
-        return ()
-    texts = {path: content for path, content in files.items() if path.lower().endswith(_TEXT)}
-    naming = [
-        path
-        for path, content in texts.items()
-        if home in (content if isinstance(content, bytes) else Path(content).read_bytes())
-    ]
-    return (f"note: {', '.join(naming[:3])} names your home directory {home.decode()}",) if naming else ()
+    naming: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for path, data in files.items():
+        if not path.lower().endswith(_TEXT):
+            continue
+        content = data if isinstance(data, bytes) else Path(data).read_bytes()
+        if len(home) >= 4 and home in content:
+            naming[path] = home.decode()
+        elif path.lower().endswith(_RECORDS):
+            named = (match.decode("utf-8", "replace") for match in _PLACE.findall(content))
+            place = next((place for place in named if Path(place).exists()), None)
+            if place is not None:
+                places[path] = place
+    notes = []
+    if naming:
+        notes.append(f"note: {', '.join([*naming][:3])} names your home directory {home.decode()}")
+    if places:
+        path, place = next(iter(places.items()))
+        notes.append(f"note: {', '.join([*places][:3])} names a place on this machine, {place}")
+    return tuple(notes)
 
 
 def _size(n_bytes: int) -> str:

@@ -148,6 +148,8 @@ def test_too_many_neurons_are_refused(cache: ActivationCache) -> None:
     with pytest.raises(CacheSizeError, match="pos_slice="):
         cache.get_full_resid_decomposition("encoder", max_bytes=1000)
     cache.stack_neuron_results("encoder", max_bytes=2**21, project_output_onto=torch.ones(96))
+    with pytest.raises(ArgumentError, match=r"shape \[5\]: give \[96\], or \[96, output\]"):
+        cache.stack_neuron_results("encoder", project_output_onto=torch.ones(5))
 
 
 @pytest.mark.parametrize("method", ["accumulated_resid", "decompose_resid", "stack_head_results"])

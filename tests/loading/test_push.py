@@ -192,3 +192,20 @@ def test_the_home_directory_in_a_text_is_noted(hub: FakeHub, site: Path, monkeyp
 def test_nothing_to_upload() -> None:
     with pytest.raises(ArgumentError, match="no files to upload"):
         upload({}, "me/probe")
+
+
+def test_a_card_that_names_a_place_on_this_machine_is_noted(tmp_path) -> None:
+    (tmp_path / "index.html").write_text("<p>pages</p>")
+    (tmp_path / "run.json").write_text(f'{{"corpus": "{tmp_path}", "other": "/no/such/place"}}')
+    notes = push_site(tmp_path, "me/pages", dry_run=True).notes
+    assert notes == (f"note: run.json names a place on this machine, {tmp_path}",)
+
+
+def test_secrets_in_code_are_refused_and_a_readme_that_is_no_card_of_a_space_is_noted(tmp_path) -> None:
+    (tmp_path / "index.html").write_text("<p>pages</p>")
+    (tmp_path / "README.md").write_text("# Pages")
+    assert "sdk: static" in repr(push_site(tmp_path, "me/pages", dry_run=True))
+    assert push_site(tmp_path, "me/pages", kind="dataset", dry_run=True).notes == ()
+    (tmp_path / "run.py").write_text("token = 'hf_" + "a" * 34 + "'")
+    with pytest.raises(ArgumentError, match=r"run\.py contains what looks like a secret"):
+        push_site(tmp_path, "me/pages", kind="dataset", dry_run=True)
