@@ -44,8 +44,8 @@ def test_recordings_without_phones_are_aligned_once(plain, tmp_path) -> None:
 
 def test_words_of_the_models_transcript_get_phones_too(plain, tmp_path) -> None:
     pytest.importorskip("pocketsphinx")
-    own = replace(plain[2], text_source="tiny.en")  # word times of cross-attention, without phones
-    aligned_own = with_phones(options(tmp_path), [own])[0]
+    unaligned = replace(plain[2], text_source="tiny.en")  # word times of cross-attention, without phones
+    aligned_own = with_phones(options(tmp_path), [unaligned])[0]
     assert aligned_own.alignment().phones and aligned_own.text_source == "tiny.en"
 
 

@@ -40,13 +40,13 @@ def test_every_row_is_counted_once(n: int, seed: int, chunk: int) -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 999))
-def test_parts_sum_to_the_whole(at: int, seed: int) -> None:
+def test_parts_sum_to_the_whole(border: int, seed: int) -> None:
     x, ids = rows(seed, 60)
-    whole, parts = count(x, ids, NAMES), count(x[:at], ids[:at], NAMES) + count(x[at:], ids[at:], NAMES)
+    whole, parts = count(x, ids, NAMES), count(x[:border], ids[:border], NAMES) + count(x[border:], ids[border:], NAMES)
     np.testing.assert_array_equal(whole.counts, parts.counts)
     np.testing.assert_array_equal(whole.totals, parts.totals)
     counter = JointCounter(4, NAMES)
-    for part in (slice(0, at), slice(at, None)):
+    for part in (slice(0, border), slice(border, None)):
         counter.add_bins(counter.bins_of(x[part]), ids[part])
     np.testing.assert_array_equal(whole.counts, counter.result().counts)
 

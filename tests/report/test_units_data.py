@@ -166,10 +166,10 @@ def test_spectrogram_keeps_rows_and_columns() -> None:
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 150)))
-def test_labels_are_spread_in_order(at) -> None:
-    out = spread(at, 11.0, 10.0, 150.0)
-    order = np.argsort(at, kind="stable")
-    gap = min(11.0, 140 / max(1, len(at) - 1))
+def test_labels_are_spread_in_order(places) -> None:
+    out = spread(places, 11.0, 10.0, 150.0)
+    order = np.argsort(places, kind="stable")
+    gap = min(11.0, 140 / max(1, len(places) - 1))
     assert (np.diff(out[order]) >= gap - 1e-9).all()
     assert out.min() >= 10 - 1e-9 and out.max() <= 150 + 1e-9
     # labels with enough room stay

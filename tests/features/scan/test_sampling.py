@@ -18,9 +18,9 @@ from tests.features.scan.streams import items, stream
 BINS = HistogramBins(2, -14, 10)
 
 
-def run(windows: list[WindowFeatures], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
+def run(windows: list[WindowFeatures], rows: int, per_bin: int, crowded: int = 12, look_every: int = 1) -> Sampler:
     """Add windows as a scan does, updating the levels from time to time."""
-    sampler = Sampler(windows[0].x.shape[1], rows, kept, BINS, crowded=crowded)
+    sampler = Sampler(windows[0].x.shape[1], rows, per_bin, BINS, crowded=crowded)
     for number, window in enumerate(windows):
         sampler.add(window)
         if number % look_every == 0:
@@ -58,12 +58,12 @@ def test_rows_have_the_smallest_priorities(sizes: list[int], n: int, seed: int) 
     st.integers(0, 999),
     st.booleans(),
 )
-@example(sizes=[2, 6], n_rows=2, kept=1, seed=0, single=False)  # the first window fills the rows without overflow
+@example(sizes=[2, 6], n_rows=2, per_bin=1, seed=0, single=False)  # the first window fills the rows without overflow
 def test_a_sample_has_the_smallest_priorities_of_its_range(
-    sizes: list[int], n_rows: int, kept: int, seed: int, single: bool
+    sizes: list[int], n_rows: int, per_bin: int, seed: int, single: bool
 ) -> None:
     windows = stream(sizes, 2, seed)
-    sampler = run(windows, n_rows, kept)
+    sampler = run(windows, n_rows, per_bin)
     fine = HistogramBins(4, -14, 10).edges[HistogramBins(4, -14, 10).per_sign + 1 :]
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
@@ -132,17 +132,17 @@ def test_priorities_are_the_same_everywhere_and_look_random() -> None:
     st.data(),
 )
 def test_merged_parts_equal_one_pass(
-    sizes: list[int], n_rows: int, kept: int, seed: int, n_parts: int, data: st.DataObject
+    sizes: list[int], n_rows: int, per_bin: int, seed: int, n_parts: int, data: st.DataObject
 ) -> None:
     """Equal bits for any division of recordings, any order, and any number of updates."""
     windows = stream(sizes, 2, seed)
-    whole = run(windows, n_rows, kept)
+    whole = run(windows, n_rows, per_bin)
     owner = data.draw(st.lists(st.integers(0, n_parts - 1), min_size=len(sizes), max_size=len(sizes)))
     parts = []
     for number in sorted(set(owner)):
         mine = [window for window, who in zip(windows, owner, strict=True) if who == number]
         mine = data.draw(st.permutations(mine))
-        parts.append(run(mine, n_rows, kept, look_every=data.draw(st.integers(1, 4))))
+        parts.append(run(mine, n_rows, per_bin, look_every=data.draw(st.integers(1, 4))))
     merged = parts[0]
     for window in data.draw(st.permutations(parts[1:])):
         merged.merge(window)
