@@ -154,7 +154,12 @@ class PromptTest(Tabular):
 
 @torch.no_grad()
 def test_prompt(
-    prompt: str, answer: str, model: HookedWhisper, mel: Float[Tensor, "batch mel frame"], *, top_k: int = 5
+    prompt: str,
+    answer: str,
+    model: HookedWhisper,
+    mel: Float[Tensor, "batch mel frame"] | None = None,
+    *,
+    top_k: int = 5,
 ) -> PromptTest:
     """Return rank, logit and probability of each token of an answer that follows a text, with the top tokens.
 
@@ -162,9 +167,18 @@ def test_prompt(
         prompt: the text so far, without Whisper's prompt, which is added: ``" The cat"``.
         answer: what should follow, with its leading space: ``" sat"``.
         model: a model with a tokenizer.
-        mel: of one clip.
+        mel: of one clip; required, unlike in TransformerLens.
         top_k: number of top tokens.
+
+    Raises:
+        ArgumentError: there is no mel.
     """
+    if mel is None:
+        raise ArgumentError(
+            "test_prompt got no mel, but Whisper also needs audio: write test_prompt(prompt, answer, model, "
+            "model.to_mel(audio)); to test the text without speech, pass "
+            "hooked_whisper.interventions.baseline_mel(model, 'zero audio')"
+        )
     before = model.to_tokens(prompt)
     ids = model.to_tokens(answer, prompt=False)
     tokens = torch.cat([before, ids], dim=1)

@@ -116,7 +116,7 @@ class DirectAttribution(Tabular):
         parts = sorted(column.abs().amax(-1).topk(min(most, len(column))).indices.tolist())
         return heat_map(
             column[parts].double().cpu().numpy(),
-            title=f"Direct logit attribution: {self.target}",
+            title=f"Direct logit attribution (exact): {self.target}",
             x="after token",
             y="component",
             unit="direct effect (logits)",

@@ -106,11 +106,13 @@ class HeadReport(Tabular):
         )
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Return one dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips."""
+        """Return one dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips. Distances in
+        audio are in seconds, as in :meth:`plot`."""
         rows = []
         for stack, measures in self.values.items():
             for measure, values in measures.items():
-                mean, (low, high) = self.mean(stack, measure), self.interval(stack, measure)
+                factor, unit = _in_seconds(MEASURES[stack][measure])
+                mean, (low, high) = factor * self.mean(stack, measure), factor * self.interval(stack, measure)
                 for block, head in np.ndindex(*mean.shape):
                     rows.append(
                         {
@@ -118,7 +120,7 @@ class HeadReport(Tabular):
                             "block": block,
                             "head": head,
                             "measure": measure,
-                            "unit": MEASURES[stack][measure],
+                            "unit": unit,
                             "mean": float(mean[block, head]),
                             "low": float(low[block, head]),
                             "high": float(high[block, head]),

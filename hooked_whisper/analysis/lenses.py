@@ -19,7 +19,9 @@ from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper._support.showing import Summary, Tabular, counted, spread, visible
+from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.model.inputs import described
 from hooked_whisper.patching.metrics import token_id
 
 _LOGITS_PER_BATCH = 1 << 24  # entries: 64 MB in float32
@@ -151,7 +153,14 @@ def logit_lens(
 
     Raises:
         PromptError: a string is several tokens, or an id is not in the vocabulary.
+        ArgumentError: ``tokens`` or ``encoder_out`` is something else, such as a mel.
     """
+    width = model.cfg.decoder.d_model
+    if tokens.is_floating_point() or not encoder_out.is_floating_point() or encoder_out.shape[-1] != width:
+        raise ArgumentError(
+            f"logit_lens takes (model, tokens, encoder_out), but got tokens {described(tokens)} and encoder_out "
+            f"{described(encoder_out)}: write logit_lens(model, tokens, model.embed_audio(mel))"
+        )
     names = ["decoder.blocks.*.hook_resid_pre", "decoder.blocks.*.hook_resid_mid*", "decoder.blocks.*.hook_resid_post"]
     _, cache = model.run_with_cache(tokens=tokens, encoder_out=encoder_out, names_filter=names, stop_early=True)
     resid = cache.accumulated_resid("decoder", incl_mid=True)  # [layer, clip, token, d_model]

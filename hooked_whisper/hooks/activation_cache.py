@@ -38,6 +38,10 @@ _ATTRIBUTES_ELSEWHERE = {
     "has_pos_embed": "write 'decoder.hook_pos_embed' in cache",
 }
 
+# why run_with_cache leaves a point out unless names_filter selects it
+_TOO_LARGE = ": run_with_cache leaves out the encoder's attention scores and patterns by default because of their size"
+_ON_REQUEST = ": it is an optional point, which is not computed by default"
+
 
 class ActivationCache(PartDecomposition):
     """The activations that ``run_with_cache`` collected, in execution order.
@@ -56,6 +60,11 @@ class ActivationCache(PartDecomposition):
         # weak: a cache must not keep a dropped model's weights alive
         self._model_ref: weakref.ref[Any] | None = weakref.ref(model)
         self._axes = {name: point.axes for name, point in model.hook_dict.items()}
+        self._uncached = {
+            name: _ON_REQUEST if point.optional else _TOO_LARGE
+            for name, point in model.hook_dict.items()
+            if not point.cached_by_default
+        }
         self._aliases = model.hook_aliases
         self._layers = {"encoder": model.cfg.encoder.n_layers, "decoder": model.cfg.decoder.n_layers}
 
@@ -112,15 +121,17 @@ class ActivationCache(PartDecomposition):
         name = self.full_name(key)
         if name in self._tensors:
             return self._tensors[name]
-        if name.removesuffix("_grad") in self._axes:
+        point = name.removesuffix("_grad")
+        if point in self._axes:
+            request = f"names_filter=[{point!r}]" + (", incl_bwd=True" if point != name else "")
             raise UnknownHookError(
-                f"{name} was not cached; request it with run_with_cache(..., names_filter=...) "
+                f"{name} was not cached{self._uncached.get(point, '')}; request it with run_with_cache(..., {request}) "
                 f"(this cache has {len(self._tensors)} entries)"
             )
         short = [(stack, key) for stack in self._layers if any(n in self._axes for n in stack_names(str(key), stack))]
         if isinstance(key, str) and short:
             raise UnknownHookError(f"no hook point is named {key!r}; did you mean {' or '.join(map(repr, short))}?")
-        raise unknown_name(name, self._tensors)
+        raise unknown_name(name, self._tensors, self._axes)
 
     def __contains__(self, key: object) -> bool:
         try:

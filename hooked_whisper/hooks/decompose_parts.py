@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, read_indices, take
 from hooked_whisper._support.renamed import changing_default, keywords_elsewhere, renamed_arguments
-from hooked_whisper.errors import ArgumentError, CacheSizeError, check_option
+from hooked_whisper.errors import ArgumentError, CacheSizeError, check_option, closest
 from hooked_whisper.hooks.caching import DEFAULT_MAX_BYTES
 from hooked_whisper.hooks.decompose import (
     KEYWORDS_ELSEWHERE,
@@ -266,6 +266,11 @@ class PartDecomposition(ResidualDecomposition):
         ``cache.stack_activation("decoder", "pattern")`` has shape ``[layer, batch, head, query, key]``. Names as in
         ``cache["decoder", "pattern", 0]``; ``"cross"`` is the decoder's cross-attention.
         """
+        if not activation_name and stack not in STACKS and not closest(str(stack), STACKS, 1):
+            raise ArgumentError(
+                f"stack_activation takes a stack before the name, but got only {stack!r}: write "
+                f"cache.stack_activation('encoder', {stack!r}), or 'decoder', or 'cross' for cross-attention"
+            )
         check_option("stack", stack, STACKS)
         if not activation_name:
             raise ArgumentError(f"stack_activation needs a name: write cache.stack_activation({stack!r}, 'pattern')")

@@ -15,6 +15,7 @@ Names = Name | Iterable[Name]
 # Points of an attached SAE are named <point where it is attached>.hook_sae_<part>
 SAE_PART = ".hook_sae_"
 
+_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(-?\d+)(?=\.|$)")
 _NAME_FORMS = "a hook name is a string, glob, regex, predicate or a list of them"
 
 
@@ -31,13 +32,30 @@ def resolve_alias(name: str, aliases: Mapping[str, str]) -> str:
     return aliases.get(site, site) + separator + part
 
 
-def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
-    """Return the error for an unknown hook name, with the closest names."""
-    near = closest(name, list(known))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+def unknown_name(name: str, known: Iterable[str], all_names: Iterable[str] = ()) -> UnknownHookError:
+    """Return the error for an unknown hook name, with the closest names.
+
+    known: names to suggest. all_names: names of the model, if ``known`` is only a part of them.
+    """
+    known = list(known)
+    near = closest(name, known)
+    hint = _missing_block(name, [*known, *all_names]) + (f"; did you mean {' or '.join(near)}?" if near else "")
     if SAE_PART in name and not any(SAE_PART in k for k in known):
         hint += f"; points *{SAE_PART}* exist only inside `with model.attach_sae(...)`"
     return UnknownHookError(f"no hook point is named {name!r}{hint} (model.hook_names() lists them all)")
+
+
+def _missing_block(name: str, known: Iterable[str]) -> str:
+    """Return which blocks the stack has, if ``name`` names a block that does not exist."""
+    match = _BLOCK.match(name)
+    if match is None:
+        return ""
+    stack, block = match.groups()
+    blocks = {int(other[2]) for other in map(_BLOCK.match, known) if other is not None and other[1] == stack}
+    if not blocks or int(block) in blocks:
+        return ""
+    last = max(blocks)
+    return f": the {stack} has {f'blocks 0 to {last}' if last else 'only block 0'}"
 
 
 def listed(names: Names) -> list[Name]:

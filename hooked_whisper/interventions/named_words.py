@@ -75,10 +75,7 @@ def find_word(words: Words, name: WordName, occurrence: int | None = None) -> In
         )
     number = 1 if occurrence is None else occurrence
     if not 1 <= number <= len(matches):
-        raise PatchError(
-            f"{name!r} has no occurrence {number}: it is spoken {len(matches)} time{'s' * (len(matches) > 1)}, "
-            f"{_times(matches)}; count from 1"
-        )
+        raise PatchError(_no_occurrence(name, number, matches))
     return matches[number - 1]
 
 
@@ -94,6 +91,14 @@ def _text(intervals: Sequence[Interval]) -> str:
 def _times(matches: Sequence[Interval]) -> str:
     listed = [f"{n} at {match.start:.2f}-{match.end:.2f} s" for n, match in enumerate(matches[:_LISTED], 1)]
     return ", ".join(listed) + (", ..." if len(matches) > _LISTED else "")
+
+
+def _no_occurrence(name: str, number: int, matches: Sequence[Interval]) -> str:
+    if len(matches) == 1:
+        times = f"it is spoken only once, at {matches[0].start:.2f}-{matches[0].end:.2f} s; give {name!r}"
+    else:
+        times = f"it is spoken {len(matches)} times: {_times(matches)}; give ({name!r}, {len(matches)}) for the last"
+    return f"there is no occurrence {number} of {name!r}: {times}"
 
 
 def _unknown(name: str, parts: Sequence[str], intervals: Sequence[Interval], labels: Sequence[str]) -> str:

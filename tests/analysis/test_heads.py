@@ -144,10 +144,10 @@ def test_means_intervals_tables_and_drawings(setting) -> None:
         "block": 0,
         "head": 0,
         "measure": "distance",
-        "unit": "positions",
-        "mean": pytest.approx(mean[0, 0]),
-        "low": pytest.approx(low[0, 0]),
-        "high": pytest.approx(high[0, 0]),
+        "unit": "seconds",
+        "mean": pytest.approx(0.02 * mean[0, 0]),
+        "low": pytest.approx(0.02 * low[0, 0]),
+        "high": pytest.approx(0.02 * high[0, 0]),
         "clips": 2,
     }
     assert report.plot("cross", "own word").axes

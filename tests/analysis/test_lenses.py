@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import decoder_lens, encoder_layers, lenses, logit_lens
+from hooked_whisper.errors import ArgumentError
 from tests.core.twins import listeners
 from tests.findings.worlds import small_model
 
@@ -126,3 +127,9 @@ def test_figures_and_texts(model, mel, tokens) -> None:
     lens = logit_lens(model, tokens, layers[-1])
     assert len(lens.texts) == 7 and len(lens.texts[0]) == 3
     assert lens.plot(1).axes and decoder_lens(model, tokens, layers, 4, max_new_tokens=2).plot().axes
+
+
+def test_the_logit_lens_states_its_order(model, mel, tokens, unchecked: None) -> None:
+    for wrong in ((mel, tokens), (tokens, mel), (model.embed_audio(mel), tokens)):
+        with pytest.raises(ArgumentError, match=r"takes \(model, tokens, encoder_out\).*model.embed_audio\(mel\)"):
+            logit_lens(model, *wrong)

@@ -102,6 +102,30 @@ def test_missing_cache_entry_explains_how_to_cache_it(odd: Twins) -> None:
     assert few.get("encoder.blocks.0.attn.hook_pattern") is None
 
 
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (("encoder", "pattern", 0), "by default because of their size"),
+        (("decoder", "result", 2), "optional point, which is not computed by default"),
+    ],
+    ids=str,
+)
+def test_an_entry_left_out_by_default_says_why_and_how_to_request_it(odd: Twins, key: tuple, reason: str) -> None:
+    _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(4))
+    name = cache.full_name(key)
+    with pytest.raises(UnknownHookError, match=reason) as raised:
+        cache[key]
+    assert f"names_filter=[{name!r}]" in str(raised.value)
+    assert odd.core.run_with_cache(odd.mel(), odd.tokens(4), names_filter=[name])[1][key].shape[0] == 1
+
+
+def test_a_stack_of_activations_needs_the_stack_first(cache: ActivationCache, unchecked: None) -> None:
+    with pytest.raises(ArgumentError, match=r"write cache.stack_activation\('encoder', 'pattern'\)"):
+        cache.stack_activation("pattern")
+    with pytest.raises(ArgumentError, match="did you mean 'encoder'"):
+        cache.stack_activation("encodr", "pattern")
+
+
 def test_repr_shows_names_axes_and_sizes(odd: Twins) -> None:
     _, cache = odd.core.run_with_cache(
         odd.mel(2), names_filter="encoder.*.hook_pattern", dtype=torch.float16, incl_bwd=True, loss_fn=torch.sum

@@ -136,7 +136,7 @@ def test_stacked_activations(cache: ActivationCache) -> None:
     patterns = cache.stack_activation("cross", "pattern")
     assert torch.equal(patterns, torch.stack([cache["decoder", "cross_pattern", k] for k in range(3)]))
     assert cache.stack_activation("encoder", "resid_post", 1).shape == (1, 2, 60, 96)
-    with pytest.raises(ArgumentError, match="stack must be"):
+    with pytest.raises(ArgumentError, match="takes a stack before the name"):
         cache.stack_activation("pattern")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="needs a name"):
         cache.stack_activation("encoder")

@@ -20,6 +20,21 @@ SCORES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("encoder.blocks.9.hook_q", "the encoder has blocks 0 to 1"),
+        ("decoder.blocks.3.*", "the decoder has blocks 0 to 2"),
+    ],
+)
+def test_a_block_that_does_not_exist_is_answered_with_the_blocks_of_the_stack(core, name: str, blocks: str) -> None:
+    with pytest.raises(UnknownHookError, match=blocks):
+        core.add_perma_hook(name, lambda x: x)
+    _, few = core.run_with_cache(torch.zeros(1, 128, 120), names_filter="encoder.blocks.1.hook_resid_post")
+    with pytest.raises(UnknownHookError, match="the encoder has blocks 0 to 1; did you mean"):
+        few["encoder.blocks.9.hook_resid_post"]
+
+
 @pytest.fixture
 def core(odd: Twins) -> WhisperCore:
     return odd.core

@@ -9,6 +9,7 @@ import torch
 
 from hooked_whisper import HookedWhisper, utils
 from hooked_whisper.errors import ArgumentError, UnknownHookError
+from hooked_whisper.interventions import baseline_mel
 from hooked_whisper.model import WhisperCore
 from tests.core.twins import Twins
 
@@ -128,3 +129,11 @@ def test_unknown_keywords_suggest_the_nearest(odd: Twins, core: WhisperCore) -> 
         with pytest.raises(ArgumentError, match=message) as raised:
             call()
         assert isinstance(raised.value, TypeError)  # as for any unknown keyword
+
+
+def test_a_prompt_is_tested_with_a_mel() -> None:
+    model = HookedWhisper.from_pretrained("demo")
+    with pytest.raises(ArgumentError, match=r"no mel.*model.to_mel\(audio\).*baseline_mel\(model, 'zero audio'\)"):
+        utils.test_prompt(" the", " cat", model)
+    silent = utils.test_prompt(" the", " cat", model, baseline_mel(model, "zero audio"))
+    assert 0 < silent.answer[0].probability < 1

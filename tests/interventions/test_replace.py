@@ -67,7 +67,8 @@ def test_words_by_name(model) -> None:
     [
         ("contry", "did you mean 'country'"),
         ("country", r"spoken 2 times: 1 at 0.08-0.10 s, 2 at 0.18-0.20 s; give \('country', 2\)"),
-        (("country", 3), "no occurrence 3: it is spoken 2 times"),
+        (("country", 3), r"no occurrence 3 of 'country': it is spoken 2 times: .*; give \('country', 2\) for the last"),
+        (("not", 2), "no occurrence 2 of 'not': it is spoken only once, at 0.02-0.04 s; give 'not'"),
         ("ask country", "do not follow each other"),
         ("xylophone", "is not spoken in 'Ask not"),
         ("  ", "the name of a word is empty"),
