@@ -47,6 +47,7 @@ from hooked_whisper.patching import (
     window_spans,
 )
 from hooked_whisper.patching.corruptions import swap_word
+from hooked_whisper.protocols import HeadRef
 from hooked_whisper.synthetic import SyntheticCorpus
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -88,7 +89,7 @@ tokens = model.to_tokens(f" {clip.text}")
 print("mel   ", tuple(mel.shape), "[batch, mel, frame]")
 print("tokens", model.to_str_tokens(tokens[0]))
 
-fig, ax = plt.subplots(figsize=(6, 2.2))
+fig, ax = plt.subplots(figsize=(5.4, 2))
 ax.imshow(mel[0, :, : int(100 * seconds)], origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[1]))
 for i, word in enumerate(words):
     ax.axvline(word.start, color="white", lw=0.6)
@@ -102,13 +103,13 @@ plt.show()
 #
 # `run_with_cache` returns logits and activations. You can request names exactly, with a glob, a regular expression or a
 # function, or with a list of these. Activations that TransformerLens has too are called the same here. Names from
-# published work on Whisper also work: `encoder.blocks.2.mlp.1` is the output of the neurons.
+# published work on Whisper also work: `encoder.blocks.2.mlp.1` is the output of the neurons. Print a cache to see its
+# shapes and the names of its axes.
 
 # %%
 names = ["encoder.blocks.*.hook_resid_post", "encoder.blocks.2.mlp.1", "decoder.*.cross_attn.hook_pattern"]
 logits, cache = model.run_with_cache(mel, tokens, names_filter=names)
-for name, activation in cache.items():
-    print(f"{name:44} {tuple(activation.shape)!s:22} {model.hook_dict[name].axes}")
+print(cache)
 
 first = model.to_tokens().shape[1] - 1  # the prompt's last token: it predicts the first word
 probability = logits[0].softmax(-1)[range(first, tokens.shape[1] - 1), tokens[0, first + 1 :]]
@@ -140,7 +141,8 @@ for word in words:
     figure.axes[0].axvline(word.end, color="white", linestyle="--", linewidth=0.8)
 display(figure)
 errors = sorted(boundary_errors(timing.words, words))
-print(f"alignment heads {timing.heads}: median error of a boundary {1000 * errors[len(errors) // 2]:.0f} ms")
+heads = ", ".join(str(HeadRef("cross", *head)) for head in timing.heads)
+print(f"alignment heads {heads}: median error of a boundary {1000 * errors[len(errors) // 2]:.0f} ms")
 
 # %% [markdown]
 # ## Hooks are causal
@@ -191,20 +193,15 @@ for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x
 # ## Which heads does the text need?
 #
 # `sweep_heads` sets each head to zero in turn. The metric is the log-probability of the whole text. Compare the two
-# panels: cross-attention brings in the sound, self-attention the preceding words.
+# figures: cross-attention brings in the sound, self-attention the preceding words.
 
 # %%
 text_tokens = tuple(tokens[0, first + 1 :].tolist())
 metric = WordLogProb(text_tokens, first)
-fig, axes = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained")
-sweeps = {stack: sweep_heads(model, RunInputs(tokens, mel=mel), metric, stack=stack) for stack in ("cross", "decoder")}
-worst = min(float(sweep.effect.min()) for sweep in sweeps.values())
-for ax, (stack, sweep) in zip(axes, sweeps.items(), strict=True):
-    image = ax.imshow(sweep.effect, cmap="RdBu", vmin=worst, vmax=-worst)
-    ax.set(xlabel="head", ylabel="decoder block", title={"cross": "cross-attention"}.get(stack, "self-attention"))
-fig.colorbar(image, ax=axes, label="change (nats)")
-plt.show()
-print(f"log-probability of the text: {sweeps['cross'].base:.1f} nats; without the most needed head {worst:+.1f}")
+for stack in ("cross", "decoder"):
+    sweep = sweep_heads(model, RunInputs(tokens, mel=mel), metric, stack=stack)
+    display(sweep.plot())
+    print(f"log-probability of the text: {sweep.base:.1f} nats; without the most needed head {sweep.values.min():.1f}")
 
 # %% [markdown]
 # ## Patch one run into another
@@ -236,16 +233,8 @@ spans = window_spans(end, 10)
 runs = CleanCorruptPair(RunInputs(prefix, mel=clean), RunInputs(prefix, mel=corrupt), difference, spans)
 
 patched = get_act_patch_resid_pre(model, [runs])
-fig, ax = plt.subplots()
-n_blocks = model.cfg.encoder.n_layers
-extent = (0, 0.2 * len(spans), n_blocks - 0.5, -0.5)
-image = ax.imshow(patched.mean, aspect="auto", vmin=-1, vmax=1, cmap="RdBu", extent=extent)
-for edge in (swap.spans[0].start, swap.spans[0].end):
-    ax.axvline(edge, color="black", linestyle="--", linewidth=1)
-ax.set_yticks(range(n_blocks))
-ax.set(xlabel="time (s); the word lies between the dashed lines", ylabel="encoder block")
-fig.colorbar(image, label="share restored")
-plt.show()
+print(f"the word lies at {swap.spans[0].start:.2f}-{swap.spans[0].end:.2f} s")
+patched.plot()
 
 # %% [markdown]
 # ## Cut a word out
