@@ -47,7 +47,8 @@ synthetic = SyntheticCorpus.default()  # of the demo model
 #
 # The encoder hears 30 s of zeros, and the decoder reads the prompt and one word. The figure shows the raw logits of text
 # tokens, without any filter. The space is part of the token: `" very"` and `"very"` are different tokens. The word must be a
-# single token; otherwise `to_single_token` raises an error.
+# single token; otherwise `to_single_token` raises an error. `analysis.bigrams(model, " traffic")` does all of this in one
+# call, and `analysis.nearest_tokens(model, " tea")` lists the tokens with the nearest embeddings.
 
 # %%
 silence = baseline_encoding(model, "zero audio")
