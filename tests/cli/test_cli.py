@@ -241,7 +241,9 @@ def test_alignment_of_user_recordings(half_minute, clip, capsys, tmp_path, monke
     assert data["findings"][0]["inputs"]["reference"] == "model"
     html = (out / "index.html").read_text()
     assert "clip <b>" not in html and str(tmp_path) not in html.split("<footer")[0]
-    assert sorted(p.name for p in out.iterdir()) == ["findings.json", "index.html"]
+    assert sorted(p.name for p in out.iterdir()) == ["attention-encoder.html", "findings.json", "index.html"]
+    attention = (out / "attention-encoder.html").read_text()
+    assert "clip <b>" not in attention and str(tmp_path) not in attention
 
 
 def test_text_findings_run_without_speech(folder, tmp_path, capsys, monkeypatch) -> None:

@@ -10,7 +10,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import soundfile
@@ -94,7 +94,7 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
         if block.language not in ("bash", "sh", "console", ""):
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
+            words = list(takewhile(lambda word: word != ">", shlex.split(line.removeprefix("$ "), comments=True)))
             called = dict(pairwise(words)).get("-m", "").replace("_", "-")
             if words and words[0] in PROGRAMS:
                 yield words[0], words[1:]

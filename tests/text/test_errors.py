@@ -22,6 +22,7 @@ BUILTINS = {
     "ArgumentError": ValueError,
     "ConfigError": ValueError,
     "ShapeError": ValueError,
+    "UploadError": ConnectionError,
 }
 
 
