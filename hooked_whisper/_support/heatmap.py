@@ -28,6 +28,7 @@ def heat_map(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     extent: tuple[float | int, float | int, float | int, float | int] | None = None,
+    y_ticks: Sequence[tuple[float, str]] = (),
     scale: Scale = "sequential",
     clip: float | int = 100.0,
     texts: Sequence[Sequence[str]] | None = None,
@@ -38,6 +39,7 @@ def heat_map(
 
     Args:
         rows, columns: names of the entries; or give coordinates as ``extent`` (left, right, bottom, top).
+        y_ticks: marks on the y axis of ``extent``: value and text.
         scale: ``"diverging"`` is centered on 0.
         clip: percentile where the colors end, so that a few large or small entries do not hide the others: of the
             absolute values for ``"diverging"``, else of the values, at both ends. The color bar says so if it clips.
@@ -55,7 +57,7 @@ def heat_map(
     if clipped:
         unit = f"{unit}\n(colors clipped at {clipped})"
     if backend == "plotly":
-        return plotly_heat_map(
+        figure = plotly_heat_map(
             values,
             title=title,
             x=x,
@@ -68,6 +70,9 @@ def heat_map(
             extent=extent,
             texts=texts,
         )
+        if y_ticks:
+            figure.update_yaxes(tickvals=[value for value, _ in y_ticks], ticktext=[text for _, text in y_ticks])
+        return figure
     from matplotlib.figure import Figure
 
     cell = 0.45 if texts is None else 0.8  # inches
@@ -92,6 +97,8 @@ def heat_map(
         upright = max(len(_short(columns[i])) for i in ticks) <= 3
         style: dict[str, Any] = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(ticks, [_short(columns[i]) for i in ticks], fontsize=8, **style)
+    if y_ticks:
+        axes.set_yticks([value for value, _ in y_ticks], [text for _, text in y_ticks])
     for r, row in enumerate(texts or ()):
         for c, text in enumerate(row):
             if scale == "sequential":
@@ -109,12 +116,15 @@ def bar_chart(
     *,
     title: str,
     unit: str,
+    intervals: Float[np.ndarray, "bar 2"] | None = None,
     facecolor: str = "none",
     backend: Backend = "matplotlib",
 ) -> Any:
-    """Draw horizontal bars, the first on top. Returns a matplotlib or plotly figure."""
+    """Draw horizontal bars, the first on top, with ``intervals`` (low, high) as lines. Returns a matplotlib or plotly
+    figure."""
+    errors = None if intervals is None else np.abs(intervals - values[:, None]).T
     if check_backend(backend) == "plotly":
-        return plotly_bars(labels, values, title=title, unit=unit)
+        return plotly_bars(labels, values, title=title, unit=unit, errors=errors)
     from matplotlib.figure import Figure
 
     wide = 5.5
@@ -128,6 +138,9 @@ def bar_chart(
     else:
         axes.barh(range(len(labels)), values, color="tab:blue")
         axes.axvline(0, color="black", linewidth=0.8)
+    if errors is not None:
+        axes.errorbar(values, range(len(labels)), xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_yticks(range(len(labels)), [_short(label, 30) for label in labels], fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(unit)

@@ -86,14 +86,22 @@ def plotly_heat_map(
     return figure
 
 
-def plotly_bars(labels: Sequence[str], values: Float[np.ndarray, "bar"], *, title: str, unit: str) -> Any:
-    """Return horizontal bars as a plotly figure, the first on top."""
+def plotly_bars(
+    labels: Sequence[str],
+    values: Float[np.ndarray, "bar"],
+    *,
+    title: str,
+    unit: str,
+    errors: Float[np.ndarray, "2 bar"] | None = None,
+) -> Any:
+    """Return horizontal bars as a plotly figure, the first on top. errors: lengths of lines to the left and right."""
     go = _plotly()
     numbers = list(range(len(labels)))
     bars = go.Bar(
         x=values,
         y=numbers,
         orientation="h",
+        error_x=None if errors is None else {"symmetric": False, "arrayminus": errors[0], "array": errors[1]},
         hovertext=[markup(label) for label in labels],
         hovertemplate="%{hovertext}<br>%{x:.4g}<extra></extra>",
     )

@@ -151,7 +151,7 @@ def _column_texts(column: Sequence[Any]) -> list[str]:
     """Texts of one column; floats with four digits of the largest, so that their points are aligned."""
     sizes = [abs(float(cell)) for cell in column if isinstance(cell, float | np.floating) and np.isfinite(cell)]
     largest = max(sizes, default=0.0)
-    if not 1e-3 <= largest < 1e5:
+    if not 1e-2 <= largest < 1e5:
         return [format_cell(cell) for cell in column]
     decimals = min(4, max(0, 3 - int(np.floor(np.log10(largest)))))
     return [

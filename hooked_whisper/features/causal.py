@@ -105,13 +105,14 @@ class CausalEffect(Tabular):
         return Summary(title, notes, ("words", "mean", "low", "high"), rows)
 
     def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
-        """Draw the mean changes as bars. ``backend="plotly"`` returns a plotly figure."""
+        """Draw the mean changes as bars with their 95 % intervals. ``backend="plotly"`` returns a plotly figure."""
         intervals = self._intervals()
         return bar_chart(
             [name for name, _ in intervals],
             np.array([value.value for _, value in intervals], dtype=float),
             title=title or f"Effect of feature {self.label} on words with {self.phone}",
             unit="change of log-probability (nats)",
+            intervals=np.array([(value.low, value.high) for _, value in intervals], dtype=float),
             facecolor="white",
             backend=backend,
         )

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.mel_axis import frequency_ticks
 from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
 from hooked_whisper._support.showing import Summary, Tabular, counted
@@ -86,15 +87,16 @@ class MaximizedFeatures(Tabular):
         return Summary(title, (f"{n_steps} steps",), ("feature", "start", "best"), rows)
 
     def plot(self, unit: int = 0, title: str = "", *, backend: Backend = "matplotlib") -> Any:
-        """Draw the best log-mel of one feature (a row number): seconds across, low mel bins at the bottom.
+        """Draw the best log-mel of one feature (a row number): seconds across, kHz upward on the mel scale.
         ``backend="plotly"`` returns a plotly figure."""
         n_mels, n_frames = self.mel.shape[1:]
         return heat_map(
             self.mel[unit].flip(0).double().cpu().numpy(),
-            title=title or f"Log-mel that maximizes {self.labels[unit]} of {self.name}",
+            title=title or f"Log-mel that maximizes feature {self.labels[unit]} of {self.name}",
             x="time (s)",
-            y="mel bin",
+            y="kHz",
             unit="log-mel",
+            y_ticks=[(tick.percent * n_mels / 100, tick.text) for tick in frequency_ticks(n_mels)],
             extent=(0.0, n_frames * TimeMap().seconds_per_position / 2, 0, n_mels),
             facecolor="white",
             backend=backend,
