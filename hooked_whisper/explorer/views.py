@@ -17,6 +17,7 @@ from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.errors import HookedWhisperError, check_option
 from hooked_whisper.explorer.clips import HeardClip
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks.caching import Storing, collect_activations
 from hooked_whisper.interventions import TranscriptChange
 from hooked_whisper.protocols import STACKS, Interval
 from hooked_whisper.viewer import attention_view_html
@@ -112,14 +113,12 @@ def _encoder_activation(model: HookedWhisper, clip: HeardClip, block: int, point
     name = f"encoder.blocks.{block}.{point}"
     if block not in clip.clean.resid:
         return model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)[1][name][0]
-    seen: list[Tensor] = []
-    reader = model.hook_dict[name].add_reader(lambda x, _: seen.append(x[0].clone()))
-    try:
+
+    def run_block() -> Tensor:
         with model.encoder.clock.starting_at(0):
-            model.encoder.blocks[block](clip.clean.resid[block])
-    finally:
-        reader.remove()
-    return seen[0]
+            return model.encoder.blocks[block](clip.clean.resid[block])
+
+    return collect_activations(model, [name], run_block, Storing(), stop_early=True)[1][name][0]
 
 
 def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:

@@ -21,7 +21,6 @@ from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Hooks
 from hooked_whisper.interventions.encoder_resume import (
-    INPUT,
     OUTPUT,
     Masks,
     encode_keeping,
@@ -45,6 +44,7 @@ from hooked_whisper.interventions.transcript_changes import (
     WordChange,
 )
 from hooked_whisper.patching.positions import filled_positions
+from hooked_whisper.patching.resume import INPUT
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.text import word_diff, word_error
 

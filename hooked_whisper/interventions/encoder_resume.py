@@ -11,34 +11,25 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, Hooks
+from hooked_whisper.hooks.caching import Storing, collect_activations
 from hooked_whisper.model.masks import resolve_target
+from hooked_whisper.patching.resume import locate
 
 Masks = Mapping[Any, Any]
-INPUT, OUTPUT = -1, 1 << 20  # where an intervention begins to act in the encoder, if not in a block
+OUTPUT = 1 << 20  # stands for a block if an intervention begins to act at the encoder output
 
 
 def encode_keeping(
     model: HookedWhisper, mel: Float[Tensor, "clip mel frame"], blocks: Collection[int]
 ) -> tuple[Float[Tensor, "clip position d_model"], dict[int, Float[Tensor, "clip position d_model"]]]:
     """Return the encoder output and the residual streams that enter ``blocks``."""
-    resid: dict[int, Tensor] = {}
-    if not blocks:
-        return model.embed_audio(mel), resid
     n_layers = model.cfg.encoder.n_layers
     if not all(0 <= block < n_layers for block in blocks):
         raise PatchError(f"resume_blocks={sorted(blocks)}: the encoder has blocks 0 to {n_layers - 1}")
-    readers = []
-    for block in sorted(set(blocks)):
-
-        def keep(x: Tensor, point: HookPoint, block: int = block) -> None:
-            resid[block] = x.clone()
-
-        readers.append(resid_point(model, block).add_reader(keep))
-    try:
-        return model.embed_audio(mel), resid
-    finally:
-        for reader in readers:
-            reader.remove()
+    names = {block: resid_point(model, block).name for block in sorted(set(blocks))}
+    encoded, resid = collect_activations(model, list(names.values()), lambda: model.embed_audio(mel), Storing())
+    assert encoded is not None, "the pass is not stopped early"
+    return encoded, {block: resid[name] for block, name in names.items()}
 
 
 def resid_point(model: HookedWhisper, block: int) -> HookPoint:
@@ -48,8 +39,8 @@ def resid_point(model: HookedWhisper, block: int) -> HookPoint:
 def first_reached(model: HookedWhisper, fwd_hooks: Hooks, masks: Masks) -> tuple[str | None, int]:
     """Return the encoder point or attention where the intervention begins to act, and its block.
 
-    The name is ``None`` if it does not act in the encoder. Instead of a block: :data:`INPUT` before the blocks,
-    :data:`OUTPUT` at the encoder output.
+    The name is ``None`` if it does not act in the encoder. Instead of a block: ``INPUT`` of
+    :mod:`hooked_whisper.patching.resume` before the blocks, :data:`OUTPUT` at the encoder output.
     """
     names = [name for hooked, _ in fwd_hooks for name in model.hook_names(hooked)]
     heads = {name: attn.n_heads for name, attn in model.attention_modules().items()}
@@ -60,10 +51,7 @@ def first_reached(model: HookedWhisper, fwd_hooks: Hooks, masks: Masks) -> tuple
 
 
 def _block(model: HookedWhisper, name: str) -> int:
-    parts = name.split(".")
-    if parts[1] == "blocks":
-        return int(parts[2])
     if name == "encoder.hook_out" and not model.encoder.hook_out.active:
         return OUTPUT
     # hooks of the caller at the output have already been applied to it: then the last block must run again
-    return model.cfg.encoder.n_layers - 1 if parts[1] in ("ln_post", "hook_out") else INPUT
+    return min(locate(model, name)[1], model.cfg.encoder.n_layers - 1)

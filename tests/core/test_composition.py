@@ -11,7 +11,6 @@ from hooked_whisper.errors import ArgumentError
 from hooked_whisper.loading import process_weights
 from hooked_whisper.model import FactoredMatrix, WhisperCore
 from hooked_whisper.model.composition import composition_scores
-from tests.core.twins import Twins
 
 DEFINED = [
     ("Q", "encoder", "encoder"), ("K", "encoder", "encoder"), ("V", "encoder", "encoder"),
@@ -19,11 +18,6 @@ DEFINED = [
     ("Q", "decoder", "cross"), ("K", "encoder", "cross"), ("V", "encoder", "cross"),
     ("Q", "cross", "decoder"), ("K", "cross", "decoder"), ("V", "cross", "decoder"), ("Q", "cross", "cross"),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
 
 
 def test_the_definition() -> None:

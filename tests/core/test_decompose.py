@@ -19,16 +19,6 @@ LAYERS = [(stack, layer) for stack, n in STACKS.items() for layer in (*range(n +
 SUM = 1e-6
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
-@pytest.fixture(scope="module")
-def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names_filter="*")[1]
-
-
 def entering(cache: ActivationCache, stack: str, layer: int | None) -> torch.Tensor:
     """The residual that enters ``layer``, or leaves the last block."""
     n = STACKS[stack]

@@ -17,16 +17,6 @@ STACKS = {"encoder": 2, "decoder": 3}
 SUM = 2e-6
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
-@pytest.fixture(scope="module")
-def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names_filter="*")[1]
-
-
 def residual(cache: ActivationCache, stack: str, layer: int, mlp_input: bool = False) -> torch.Tensor:
     if mlp_input:
         return cache[stack, "resid_mid_cross" if stack == "decoder" else "resid_mid", layer]

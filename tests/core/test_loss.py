@@ -14,11 +14,6 @@ from hooked_whisper.model.loss import lm_accuracy, lm_cross_entropy_loss
 from tests.core.twins import Twins
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
 def test_the_loss_is_cross_entropy(odd: Twins, core: WhisperCore) -> None:
     mel, tokens = odd.mel(2), odd.tokens(6, 2)
     logits = core(mel, tokens)

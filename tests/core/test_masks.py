@@ -26,11 +26,6 @@ KINDS = {
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
 def run(odd: Twins, attn_masks: dict, *hooks: tuple, batch: int = 2) -> Tensor:
     with torch.no_grad():
         return odd.core.run_with_hooks(

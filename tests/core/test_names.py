@@ -35,11 +35,6 @@ def test_a_block_that_does_not_exist_is_answered_with_the_blocks_of_the_stack(co
         few["encoder.blocks.9.hook_resid_post"]
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
 @pytest.mark.parametrize(
     "names",
     [

@@ -13,11 +13,6 @@ from hooked_whisper.model import WhisperCore, local_window
 from tests.core.twins import Twins
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
 def test_encoder_alone(odd: Twins, core: WhisperCore) -> None:
     out, cache = core.run_with_cache(odd.mel(2))
     assert torch.equal(out, core.embed_audio(odd.mel(2)))

@@ -14,11 +14,6 @@ from hooked_whisper.model import WhisperCore
 from tests.core.twins import Twins
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
 def test_every_name_inside_a_block_has_a_short_name(odd: Twins, core: WhisperCore) -> None:
     _, cache = core.run_with_cache(odd.mel(), odd.tokens(3), names_filter="*")
     for kind in ("q", "k", "v", "z", "pattern", "attn_scores", "result"):

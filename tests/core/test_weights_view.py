@@ -22,16 +22,6 @@ attentions = pytest.mark.parametrize("kind", N_LAYERS)
 stacks = pytest.mark.parametrize("stack", ["encoder", "decoder"])
 
 
-@pytest.fixture
-def core(odd: Twins) -> WhisperCore:
-    return odd.core
-
-
-@pytest.fixture(scope="module")
-def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names_filter="*")[1]
-
-
 def weights_of(core: WhisperCore, kind: str) -> AttentionWeights:
     return core.decoder.cross if kind == "cross" else getattr(core, kind)
 
