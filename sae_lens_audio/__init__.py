@@ -1,6 +1,7 @@
 """sae_lens_audio: sparse autoencoders (SAEs) for speech activations, in SAELens' formats and vocabulary.
 
-- architectures with the losses of their papers; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: packaged SAEs
+- ``SAE.from_pretrained("tiny.en", "encoder.blocks.2")``: packaged SAEs, which ``available_saes`` lists
+- architectures with the losses of their papers; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: the demo model's
 - :mod:`sae_lens_audio.activations`: ``collect_activations``, ``open_store``, sources for training
 - :mod:`sae_lens_audio.training`: ``Trainer``, or ``sae-lens-audio train settings.toml``
 - :mod:`sae_lens_audio.evals`: ``evaluate`` scores SAEs beside neurons, principal and random directions
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         latent_attribution,
         steer_latents,
     )
+    from sae_lens_audio.releases import available_saes, load_release
     from sae_lens_audio.training import Trainer, TrainingConfig
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "ablate_latents",
+    "available_saes",
     "clamp_latents",
     "collect_activations",
     "demo_names",
@@ -106,6 +109,7 @@ __all__ = [
     "latent_attribution",
     "load_demo",
     "load_evaluation",
+    "load_release",
     "load_sae",
     "open_store",
     "push_to_hub",
@@ -157,6 +161,7 @@ _lazy, __dir__ = lazily(
         "Trainer": "training",
         "TrainingConfig": "training",
         "ablate_latents": "latents",
+        "available_saes": "releases",
         "clamp_latents": "latents",
         "demo_names": "demo",
         "evaluate": "evals",
@@ -164,6 +169,7 @@ _lazy, __dir__ = lazily(
         "latent_attribution": "latents",
         "load_demo": "demo",
         "load_evaluation": "evals",
+        "load_release": "releases",
         "open_store": "activations",
         "push_to_hub": "formats",
         "steer_latents": "latents",

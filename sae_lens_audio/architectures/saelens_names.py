@@ -125,13 +125,18 @@ class SAELensNames(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         revision: str | None = None,
+        *,
+        runs: str | Path | None = None,
     ) -> Any:
         """Load an SAE, as SAELens does; its metadata is ``sae.cfg.metadata``.
 
         Args:
-            release: ``"org/name"`` on the Hugging Face hub, a local folder, or ``"demo"``.
-            sae_id: folder of the SAE in it; for ``"demo"`` one of ``sae_lens_audio.demo_names()``.
-            device, dtype: of the weights; by default the CPU and the dtype of the file.
+            release: a model with packaged SAEs (``"tiny.en"``, ``"demo"``), a local folder, or ``"org/name"`` on the
+                Hugging Face hub.
+            sae_id: folder of the SAE in it; of a packaged one the hook point, with or without a variant:
+                ``"encoder.blocks.2"``, ``"encoder.blocks.2/topk-x2"``. ``sae_lens_audio.available_saes()`` lists them.
+            device, dtype: of the weights; by default the CPU and the dtype of the file (packaged SAEs: float32).
+            runs: folder of training runs, to search for an SAE of the model that is not packaged.
 
         Raises:
             CheckpointError: there is no such release or SAE (the message lists those that exist), or the SAE is not of
@@ -139,7 +144,7 @@ class SAELensNames(nn.Module):
         """
         from sae_lens_audio.releases import load_release  # formats import this module
 
-        return cls._converted(load_release(release, sae_id, revision).sae, device, dtype)
+        return cls._converted(load_release(release, sae_id, revision, runs).sae, device, dtype)
 
     @classmethod
     def load_from_disk(

@@ -41,13 +41,14 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
-    """Load SAEs, named after their folders; by path if two folders have the same name.
+    """Load SAEs, named after their folders; by path if two folders have the same name. Instead of a folder,
+    ``tiny.en/encoder.blocks.2`` names a packaged SAE.
 
     Raises:
         HookedWhisperError: a folder is given twice, or holds no SAE.
     """
     from hooked_whisper.errors import HookedWhisperError
-    from sae_lens_audio.formats import load_sae
+    from sae_lens_audio.releases import load_named
 
     paths = list(dict.fromkeys(str(Path(folder)) if "://" not in folder else folder for folder in folders))
     if len(paths) < len(folders):
@@ -55,7 +56,7 @@ def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     names = [Path(path).resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = paths
-    return {name: load_sae(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_named(path) for name, path in zip(names, paths, strict=True)}
 
 
 def model_of(parsed: argparse.Namespace, saes: Mapping[str, LoadedSAE]) -> NamedModel:
