@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,13 @@ BLOCK_ROWS = 4096  # rows encoded together
 AXES, NEURONS, PCA, RANDOM, UNTRAINED = "residual axes", "neurons", "pca", "random directions", "untrained"
 
 
+@runtime_checkable
+class Decodes(Protocol):
+    """A basis that reconstructs activations."""
+
+    def decode(self, features: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """One set of features of a hook point.
@@ -30,6 +37,7 @@ class Subject:
         basis: anything with ``n_features`` and ``encode``; controls are centered linear bases or random directions.
         hook: the hook point whose activations it encodes.
         facts: architecture, k, seed, step, and the like, for the table.
+        hook_out: the hook point that a transcoder predicts.
     """
 
     name: str
@@ -37,10 +45,16 @@ class Subject:
     basis: FeatureBasis
     hook: str
     facts: Mapping[str, Any]
+    hook_out: str | None = None
 
     @property
     def decodes(self) -> bool:
-        return hasattr(self.basis, "decode")
+        return isinstance(self.basis, Decodes)
+
+    @property
+    def writes(self) -> str:
+        """The hook point whose activations it reconstructs or predicts."""
+        return self.hook_out or self.hook
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row n_features"]:
@@ -48,6 +62,18 @@ class Subject:
         device = _device(self.basis)
         parts = [self.basis.encode(block.to(device)).float().cpu() for block in x.float().split(BLOCK_ROWS)]
         return torch.cat(parts) if parts else x.new_zeros(0, self.basis.n_features)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "row n_features"], x: Float[Tensor, "row d"]) -> Float[Tensor, "row out"]:
+        """Return reconstructions in float32 on the CPU. ``x``: the activations that the latents are of."""
+        basis, device = self.basis, _device(self.basis)
+        assert isinstance(basis, Decodes)
+        like = getattr(basis, "decode_like", None)
+        parts = [
+            (basis.decode(f.to(device)) if like is None else like(f.to(device), rows.to(device))).float().cpu()
+            for f, rows in zip(latents.split(BLOCK_ROWS), x.float().split(BLOCK_ROWS), strict=True)
+        ]
+        return torch.cat(parts)
 
     @property
     def directions(self) -> Float[Tensor, "n_features d"] | None:

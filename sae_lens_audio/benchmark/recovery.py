@@ -1,0 +1,206 @@
+"""Phones that single latents detect, on held-out speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_audio.benchmark.binned import (
+    BINS,
+    LatentBlock,
+    average_precision,
+    bin_edges,
+    latent_blocks,
+    of_signed,
+    threshold_f1,
+)
+from sae_lens_audio.benchmark.data import BenchmarkData
+from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.subjects import Subject
+
+COVERED_F1 = 0.5  # of a phone that a latent detects
+DETECTOR_F1 = 0.3  # of a latent that detects a phone, as in finding F6
+
+PHONE_F1 = Metric(
+    "phone_f1",
+    "F1 of phones",
+    "higher",
+    "F1",
+    "F1 of the best latent of each phone, mean over phones. Latent, sign and threshold are chosen on other speakers.",
+)
+PHONE_AP = Metric(
+    "phone_ap",
+    "AP of phones",
+    "higher",
+    "AP",
+    "Average precision of the best latent of each phone, mean over phones. Latent and sign are chosen on other "
+    "speakers. Unlike the AUC, it is not capped by the positions at which a sparse latent is 0.",
+)
+COVERAGE = Metric(
+    "phone_coverage",
+    "phones covered",
+    "higher",
+    "share",
+    f"Share of phones with an F1 of {COVERED_F1:g} or more.",
+    "finding F6, with the F1 in place of the AUC",
+)
+DETECTORS = Metric(
+    "phone_detectors",
+    "latents that detect a phone",
+    "higher",
+    "share",
+    f"Share of live latents with an F1 of {DETECTOR_F1:g} or more for their best phone. Phone, sign and threshold are "
+    "chosen on other speakers.",
+    "finding F6",
+)
+
+
+@dataclass(frozen=True)
+class PhoneRecovery:
+    """Best latent of each phone, and best phone of each latent, cross-fitted over folds of speakers."""
+
+    metrics = (PHONE_F1, PHONE_AP, COVERAGE, DETECTORS)
+    needs_decode = False
+
+    def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
+        latents = subject.encode(data.at(subject.hook))
+        best = [_BestLatents.none(len(data.phones)) for _ in range(data.n_folds)]
+        detected = []
+        for block in latent_blocks(latents, data):
+            best = [chosen.updated(block, fold) for fold, chosen in enumerate(best)]
+            detected.append(_detected(block, data))
+        hits, ranked = _hits(latents, best, data), _ranked(latents, best, data)
+        detectors = np.concatenate(detected, axis=1)
+        f1, ap = _f1(hits.sum(0)), average_precision(*ranked.sum(0))
+        return {
+            PHONE_F1.name: Score(estimate_by_speaker(hits, lambda sums: _mean(_f1(sums))), _by_phone(data, f1)),
+            PHONE_AP.name: Score(estimate_by_speaker(ranked, _mean_ap), _by_phone(data, ap)),
+            COVERAGE.name: Score(estimate_by_speaker(hits, lambda sums: _share_above(_f1(sums), COVERED_F1))),
+            DETECTORS.name: Score(
+                estimate_by_speaker(detectors, lambda sums: _share_above(_f1(sums, alive=True), DETECTOR_F1))
+            ),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _BestLatents:
+    """For each phone: signed number and threshold of the latent with the best F1, and signed number of the one with the
+    best average precision, on training speakers."""
+
+    f1: Float[np.ndarray, "phone"]
+    latent: Int[np.ndarray, "phone"]
+    threshold: Float[np.ndarray, "phone"]
+    ap: Float[np.ndarray, "phone"]
+    ranked_latent: Int[np.ndarray, "phone"]
+
+    @classmethod
+    def none(cls, n_phones: int) -> _BestLatents:
+        lowest, zeros = np.full(n_phones, -1.0), np.zeros(n_phones, dtype=np.int64)
+        return cls(lowest, zeros, np.full(n_phones, np.inf), lowest, zeros)
+
+    def updated(self, block: LatentBlock, fold: int) -> _BestLatents:
+        """Return the better of these and of the latents of a block."""
+        n, every = block.others(fold), np.arange(len(self.f1))
+        f1 = threshold_f1(n)
+        k = f1.max(1).argmax(0)
+        bins = f1[k, :, every].argmax(1)
+        best_f1 = f1[k, bins, every]
+        right = n[..., :-1].transpose(0, 2, 1)
+        ap = average_precision(right, np.broadcast_to(n.sum(2)[:, None], right.shape))
+        ap = np.where(np.isfinite(ap), ap, -1.0)
+        j = ap.argmax(0)
+        better, ranked = best_f1 > self.f1, ap[j, every] > self.ap
+        return _BestLatents(
+            np.where(better, best_f1, self.f1),
+            np.where(better, block.signed[k], self.latent),
+            np.where(better, block.edges[k, np.minimum(bins, BINS - 1)], self.threshold),
+            np.where(ranked, ap[j, every], self.ap),
+            np.where(ranked, block.signed[j], self.ranked_latent),
+        )
+
+
+def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speaker latent 3"]:
+    """Return true positives, predicted and said positions of each latent for its phone, by held-out speaker; all are 0
+    for a latent that is never active. Phone, threshold and sign come from the other folds."""
+    n_latents = len(block.signed) // block.signs
+    counted = np.zeros((len(data.speakers), n_latents, 3), dtype=np.int64)
+    every = np.arange(len(block.signed))
+    alive = block.alive.reshape(block.signs, n_latents).any(0)
+    for fold in range(data.n_folds):
+        f1 = threshold_f1(block.others(fold))
+        flat = f1.reshape(len(every), -1).argmax(1)
+        bins, phone = np.divmod(flat, f1.shape[2])
+        sign = f1[every, bins, phone].reshape(block.signs, n_latents).argmax(0)
+        chosen = sign * n_latents + np.arange(n_latents)
+        threshold = block.edges[chosen, np.minimum(bins[chosen], BINS - 1)]
+        rows = np.flatnonzero(data.fold == fold)
+        predicted = block.values[torch.from_numpy(rows)][:, torch.from_numpy(chosen)].numpy() >= threshold
+        said = data.phone[rows, None] == phone[chosen]
+        of_speaker = (data.speaker[rows] == np.arange(len(data.speakers))[:, None]).astype(np.float32)
+        for k, mask in enumerate((predicted & said, predicted, said)):
+            counted[..., k] += np.rint(of_speaker @ mask.astype(np.float32)).astype(np.int64)
+    return np.where(alive[:, None], counted, 0)
+
+
+def _hits(
+    latents: Float[Tensor, "row n"], best: list[_BestLatents], data: BenchmarkData
+) -> Int[np.ndarray, "speaker phone 3"]:
+    """Return true positives, predicted and said positions by held-out speaker."""
+    counted = np.zeros((len(data.speakers), len(data.phones), 3), dtype=np.int64)
+    for fold, chosen in enumerate(best):
+        rows = np.flatnonzero(data.fold == fold)
+        said = data.phone[rows, None] == np.arange(len(data.phones))
+        predicted = of_signed(latents, rows, chosen.latent) >= chosen.threshold
+        for k, mask in enumerate((said & predicted, predicted, said)):
+            np.add.at(counted[..., k], data.speaker[rows], mask)
+    return counted
+
+
+def _ranked(
+    latents: Float[Tensor, "row n"], best: list[_BestLatents], data: BenchmarkData
+) -> Int[np.ndarray, "speaker 2 phone bin"]:
+    """Return right and all positions by held-out speaker, phone and bin of the latent that ranks them."""
+    n_phones = len(data.phones)
+    counted = np.zeros((len(data.speakers), 2, n_phones, BINS + 1), dtype=np.int64)
+    for fold, chosen in enumerate(best):
+        rows = np.flatnonzero(data.fold == fold)
+        edges = bin_edges(torch.from_numpy(of_signed(latents, np.flatnonzero(data.fold != fold), chosen.ranked_latent)))
+        values = of_signed(latents, rows, chosen.ranked_latent)
+        bins = np.where(values > 0, (values[:, :, None] < edges).sum(2), BINS)
+        said = data.phone[rows, None] == np.arange(n_phones)
+        speaker, phone = np.broadcast_arrays(data.speaker[rows, None], np.arange(n_phones))
+        np.add.at(counted, (speaker, 1, phone, bins), 1)
+        np.add.at(counted, (speaker[said], 0, phone[said], bins[said]), 1)
+    return counted
+
+
+def _f1(sums: Float[np.ndarray, "*more 3"], alive: bool = False) -> Float[np.ndarray, "*more"]:
+    """Return the F1 from true positives, predicted and said positions; NaN where nothing was said (with ``alive``:
+    where nothing was counted)."""
+    both = sums[..., 1] + sums[..., 2]
+    f1 = np.divide(2 * sums[..., 0], both, out=np.zeros(both.shape), where=both > 0)
+    return np.where((both if alive else sums[..., 2]) > 0, f1, np.nan)
+
+
+def _mean_ap(sums: Float[np.ndarray, "draw 2 phone bin"]) -> Float[np.ndarray, "draw"]:
+    return _mean(average_precision(sums[:, 0], sums[:, 1]))
+
+
+def _share_above(values: Float[np.ndarray, "draw n"], threshold: float) -> Float[np.ndarray, "draw"]:
+    return _mean(np.where(np.isfinite(values), values >= threshold, np.nan))
+
+
+def _mean(values: Float[np.ndarray, "draw n"]) -> Float[np.ndarray, "draw"]:
+    """Return the mean of the defined values; NaN without any."""
+    defined = np.isfinite(values)
+    n = defined.sum(-1)
+    return np.divide(np.where(defined, values, 0).sum(-1), n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
+def _by_phone(data: BenchmarkData, values: Float[np.ndarray, "phone"]) -> dict[str, float]:
+    return {phone: float(value) for phone, value in zip(data.phones, values, strict=True) if np.isfinite(value)}
