@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sae_lens_audio.pretrained.catalog import (
     saes_in_runs,
     similar_ids,
 )
-from sae_lens_audio.pretrained.trainable import training_command, trainable_saes
+from sae_lens_audio.pretrained.trainable import trainable_saes, training_command
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -32,17 +33,15 @@ def available_saes(release: str | None = None, runs: str | Path | None = None) -
     Raises:
         CheckpointError: there is no such release; the message has similar names.
     """
-    if release is not None:
-        name = _release_name(release)
-        if name is None:
-            raise CheckpointError(f"no SAEs of {release!r}{_similar_releases(release)}")
-        release = name
-    ready = packaged_saes(release)
-    if runs is not None:
-        ready += saes_in_runs(Path(runs).expanduser(), release)
-    names = {(sae.release, sae.sae_id) for sae in ready}
-    others = [sae for sae in trainable_saes(release) if (sae.release, sae.sae_id) not in names]
-    return AvailableSAEs((*ready, *others))
+    ready = _loadable(runs)
+    packaged_or_run = {(sae.release, sae.sae_id) for sae in ready}
+    saes = [*ready, *(sae for sae in trainable_saes() if (sae.release, sae.sae_id) not in packaged_or_run)]
+    if release is None:
+        return AvailableSAEs(tuple(saes))
+    name = _release_name(release, saes)
+    if name is None:
+        raise CheckpointError(f"no SAEs of {release!r}: {_known_releases(release, saes)}")
+    return AvailableSAEs(tuple(sae for sae in saes if sae.release == name))
 
 
 def load_release(
@@ -65,15 +64,16 @@ def load_release(
     path = Path(release).expanduser()
     if path.is_dir() and release != DEMO:
         return load_sae(path / sae_id)
-    name = _release_name(release)
+    loadable, trainable = _loadable(runs), trainable_saes()
+    name = _release_name(release, (*loadable, *trainable))
     if name is not None:
-        return _load_packaged(name, sae_id, runs)
+        return _load(name, sae_id, loadable, trainable)
     if _HUB_ID.fullmatch(release):
         return from_pretrained(release, sae_id, revision)
     raise CheckpointError(
-        f"{release!r} is neither a local folder, nor a model with packaged SAEs, nor a repository of the Hugging Face "
-        f"hub (org/name){_similar_releases(release)}. The short names in SAELens' own directory are not known here: "
-        "give the repository that the name stands for"
+        f"{release!r} is neither a local folder, nor a model with SAEs, nor a repository of the Hugging Face hub "
+        f"(org/name): {_known_releases(release, (*loadable, *trainable))}. The short names in SAELens' own directory "
+        "are not known here: give the repository that the name stands for"
     )
 
 
@@ -86,52 +86,40 @@ def load_named(place: Place) -> LoadedSAE:
     """
     text = str(place)
     release, _, sae_id = text.partition("/")
-    if "://" in text or Path(text).expanduser().exists() or _release_name(release) is None:
+    is_place = "://" in text or Path(text).expanduser().exists()
+    if is_place or _release_name(release, (*packaged_saes(), *trainable_saes())) is None:
         return load_sae(place)
     return load_release(release, sae_id)
 
 
-def _releases() -> list[str]:
-    return list(dict.fromkeys(sae.release for sae in (*packaged_saes(), *trainable_saes())))
+def _loadable(runs: str | Path | None) -> list[AvailableSAE]:
+    return packaged_saes() + ([] if runs is None else saes_in_runs(Path(runs).expanduser()))
 
 
-def _release_name(release: str) -> str | None:
+def _release_name(release: str, saes: Iterable[AvailableSAE]) -> str | None:
     """Return the release that a model's name stands for (``"openai/whisper-tiny.en"`` is ``"tiny.en"``), if any."""
     short = release.removeprefix("openai/").removeprefix("whisper-")
-    return short if short in _releases() else None
+    return short if any(sae.release == short for sae in saes) else None
 
 
-def _similar_releases(release: str) -> str:
-    names = _releases()
+def _known_releases(release: str, saes: Iterable[AvailableSAE]) -> str:
+    names = list(dict.fromkeys(sae.release for sae in saes))
     near = closest(release, names, 1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return f"; releases here are {', '.join(names)}{hint}"
+    return f"there are SAEs of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-def _load_packaged(release: str, sae_id: str, runs: str | Path | None) -> LoadedSAE:
-    saes = packaged_saes(release)
-    if runs is not None:
-        saes = [*saes, *saes_in_runs(Path(runs).expanduser(), release)]
-    if not sae_id:
-        listed = ", ".join(sae.sae_id for sae in saes) or "none is packaged"
-        raise CheckpointError(f"release {release!r} needs a sae_id, a hook point or one of: {listed}")
-    sae = find_sae(saes, sae_id)
-    if sae is None:
-        raise CheckpointError(_missing(release, sae_id, saes, runs))
-    assert sae.folder is not None
-    loaded = load_sae(sae.folder)
-    return replace(loaded, sae=loaded.sae.float())
-
-
-def _missing(release: str, sae_id: str, saes: list[AvailableSAE], runs: str | Path | None) -> str:
-    where = "is packaged" if runs is None else f"is packaged or in {runs}"
-    recipe = find_sae(trainable_saes(release), sae_id)
-    if recipe is not None:
-        return (
-            f"no SAE {sae_id!r} of {release!r} {where}. This command trains it: {training_command(recipe)}; then load "
-            f"it with runs=, the folder of the runs, or by its folder with load_sae"
-        )
-    near = similar_ids(sae_id, (*saes, *trainable_saes(release)))
-    hint = f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
+def _load(release: str, sae_id: str, loadable: Sequence[AvailableSAE], trainable: Sequence[AvailableSAE]) -> LoadedSAE:
+    saes, recipes = ([sae for sae in group if sae.release == release] for group in (loadable, trainable))
     listed = ", ".join(sae.sae_id for sae in saes) or "none"
-    return f"no SAE {sae_id!r} of {release!r} {where}: there are {listed}{hint}"
+    if not sae_id:
+        raise CheckpointError(f"release {release!r} needs a sae_id: a hook point, or one of {listed}")
+    sae = find_sae(saes, sae_id)
+    if sae is not None and sae.folder is not None:
+        loaded = load_sae(sae.folder)
+        return replace(loaded, sae=loaded.sae.float())
+    message = f"no SAE {sae_id!r} of {release!r} is packaged or in the folder of runs= (there are: {listed})"
+    recipe = find_sae(recipes, sae_id)
+    if recipe is not None:
+        raise CheckpointError(f"{message}. Train it with `{training_command(recipe)}`, and pass its folder as runs=")
+    near = similar_ids(sae_id, (*saes, *recipes))
+    raise CheckpointError(message + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))

@@ -16,6 +16,7 @@ from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks.attach_sae import attached_sae
 from hooked_whisper.hooks.root_module import HookedRootModule
+from hooked_whisper.hooks.sae_origin import warn_of_other_model
 from hooked_whisper.protocols import AttachableSAE
 
 SAEs = Any
@@ -100,7 +101,8 @@ class HookedSAEModule(HookedRootModule):
         """Replace an activation by an SAE's reconstruction of it, for a block of code. Yields the model.
 
         Several SAEs may be attached at different points, and detached in any order. See
-        :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds.
+        :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds. An SAE that records another
+        model or other weights than these gives an ``SAEModelWarning``.
 
         Args:
             sae: an object with ``encode`` and ``decode`` (or ``decode_like(features, activation)``). It takes the
@@ -122,6 +124,7 @@ class HookedSAEModule(HookedRootModule):
             PatchError: the point has no vectors of the SAE's width or an SAE already, a transcoder lacks ``hook_out``,
                 the SAE is a crosscoder, or ``positions`` is neither a selection nor a boolean mask.
         """
+        warn_of_other_model(self, self.cfg.name, sae, stacklevel=3)  # the caller's `with`, past contextlib
         with attached_sae(
             self, self.cfg, sae, hook, use_error_term=use_error_term, hook_out=hook_out, positions=positions
         ):

@@ -33,7 +33,7 @@ class AvailableSAE:
     """An SAE that can be loaded by name.
 
     release: name of the Whisper model. sae_id: id in the release. hook_name: hook point that it reads.
-    l0, explained_variance: on human speech if it was scored there (``scored_on`` says which), else on held-out speakers.
+    l0, explained_variance: on human speech if it was scored there, else on held-out speakers; ``scored_on`` says which.
     n_bytes: of the folder's weights. folder: ``None`` if it must be trained first. is_packaged: whether it is part of
     this installation.
     """
@@ -116,20 +116,23 @@ def scores_of(metadata: Metadata) -> tuple[str, Mapping[str, Any]]:
     return "", {}
 
 
-def packaged_saes(release: str | None = None) -> list[AvailableSAE]:
-    """Return the packaged SAEs, of one release or all, sorted by release and id."""
-    real = [
-        AvailableSAE.in_folder(cfg.parent, *cfg.parent.relative_to(FOLDER).as_posix().split("/", 1))
-        for cfg in FOLDER.glob("*/*/*/cfg.json")
-    ]
+def packaged_saes() -> list[AvailableSAE]:
+    """Return the packaged SAEs: those of real Whisper, then those of the demo model."""
     demo = [AvailableSAE.in_folder(cfg.parent, DEMO, cfg.parent.name) for cfg in DEMO_FOLDER.glob("*/cfg.json")]
-    return sorted(
-        (sae for sae in (*real, *demo) if release in (None, sae.release)), key=lambda sae: (sae.release, sae.sae_id)
-    )
+    return [*real_saes(), *sorted(demo, key=lambda sae: sae.sae_id)]
+
+
+def real_saes(folder: Path = FOLDER) -> list[AvailableSAE]:
+    """Return the SAEs of real Whisper in ``folder``, ``MODEL/HOOK/VARIANT``, sorted by release and id."""
+    saes = [
+        AvailableSAE.in_folder(cfg.parent, *cfg.parent.relative_to(folder).as_posix().split("/", 1))
+        for cfg in folder.glob("*/*/*/cfg.json")
+    ]
+    return sorted(saes, key=lambda sae: (sae.release, sae.sae_id))
 
 
 def saes_in_runs(runs: Path, release: str | None = None) -> list[AvailableSAE]:
-    """Return the SAEs that training runs wrote, of one model or all: ``cfg.json`` in a folder ``sae`` at most three levels down.
+    """Return the SAEs that training runs wrote, of one model or all: folders ``sae`` at most three levels down.
 
     Raises:
         CheckpointError: ``runs`` is not a folder, or a file in it cannot be read.
