@@ -1,4 +1,4 @@
-"""Synthesize the planned passages in several processes and write them as a corpus folder."""
+"""Synthesize or join the planned passages in several processes and write them as a corpus folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +25,7 @@ from hooked_whisper.neural.phonemes import phonemize
 from hooked_whisper.neural.voices import fetch_voices
 from hooked_whisper.synthetic import flite
 from sae_lens_audio.speech.plan import Passage
+from sae_lens_audio.speech.recorded import RecordedPassage, SpokenPassage
 from sae_lens_audio.speech.sounds import to_16_khz, with_sound
 
 log = logging.getLogger(__name__)
@@ -36,23 +36,15 @@ FULL_S = 27.0  # a passage of this length takes no further sentence
 PEAK = 0.95
 
 
-@dataclass(frozen=True, eq=False)
-class SpokenPassage:
-    """Samples at 16 kHz and the text that they say."""
-
-    samples: Float[np.ndarray, "sample"]
-    text: str
-
-
 def build_training_speech(
-    passages: Sequence[Passage],
+    passages: Sequence[Passage | RecordedPassage],
     folder: Path,
     *,
     voices: Path | None = None,
     processes: int = 1,
     progress: bool = True,
 ) -> int:
-    """Synthesize the passages that ``folder`` lacks, and return their number.
+    """Synthesize or join the passages that ``folder`` lacks, and return their number.
 
     Writes one Ogg Opus file per passage and ``metadata.jsonl`` with text, speaker, language, synthesizer and sound. An
     interrupted build resumes with the first missing passage. One hour takes about 11 MB.
@@ -68,7 +60,7 @@ def build_training_speech(
     folder.mkdir(parents=True, exist_ok=True)
     rows = _read_rows(folder)
     waiting = [passage for passage in passages if not _is_done(passage, rows, folder)]
-    if any(passage.synthesizer == "kokoro" for passage in waiting):
+    if any(isinstance(passage, Passage) and passage.synthesizer == "kokoro" for passage in waiting):
         voices = fetch_voices(voices or folder / "voices")
     for row in tqdm(
         _made(waiting, folder, voices, processes), "speech", len(waiting), unit="passage", disable=not progress
@@ -78,7 +70,9 @@ def build_training_speech(
     return len(waiting)
 
 
-def _made(passages: Sequence[Passage], folder: Path, voices: Path | None, processes: int) -> Iterator[dict[str, Any]]:
+def _made(
+    passages: Sequence[Passage | RecordedPassage], folder: Path, voices: Path | None, processes: int
+) -> Iterator[dict[str, Any]]:
     make = partial(_make, folder=folder, voices=voices)
     if processes == 1:
         yield from map(make, passages)
@@ -87,7 +81,7 @@ def _made(passages: Sequence[Passage], folder: Path, voices: Path | None, proces
         yield from pool.map(make, passages)
 
 
-def _is_done(passage: Passage, rows: dict[str, dict[str, Any]], folder: Path) -> bool:
+def _is_done(passage: Passage | RecordedPassage, rows: dict[str, dict[str, Any]], folder: Path) -> bool:
     row = rows.get(passage.key)
     return row is not None and (folder / row["file_name"]).is_file()
 
@@ -112,9 +106,12 @@ def _write_rows(rows: dict[str, dict[str, Any]], folder: Path) -> None:
     write_atomic(folder / TABLE, "".join(line + "\n" for line in lines).encode())
 
 
-def _make(passage: Passage, folder: Path, voices: Path | None) -> dict[str, Any]:
+def _make(passage: Passage | RecordedPassage, folder: Path, voices: Path | None) -> dict[str, Any]:
     """Write the audio of a passage and return its row of the table."""
-    spoken = speak_passage(passage, None if voices is None else _kokoro(voices))
+    if isinstance(passage, RecordedPassage):
+        spoken = passage.read()
+    else:
+        spoken = speak_passage(passage, None if voices is None else _kokoro(voices))
     samples = with_sound(spoken.samples, passage.sound, passage.seed)
     samples = samples * min(1.0, PEAK / float(np.abs(samples).max()))
     name = f"{passage.id}.ogg"
@@ -122,8 +119,8 @@ def _make(passage: Passage, folder: Path, voices: Path | None) -> dict[str, Any]
     return {
         "file_name": name,
         "text": spoken.text,
-        "speaker": f"{passage.synthesizer}-{passage.voice}",
-        "language": "en",
+        "speaker": passage.speaker,
+        "language": passage.language,
         "synthesizer": passage.synthesizer,
         "sound": passage.sound,
         "seconds": round(len(samples) / SAMPLE_RATE, 2),

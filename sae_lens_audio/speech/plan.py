@@ -42,6 +42,14 @@ class Passage:
     seed: int
 
     @property
+    def speaker(self) -> str:
+        return f"{self.synthesizer}-{self.voice}"
+
+    @property
+    def language(self) -> str:
+        return "en"
+
+    @property
     def key(self) -> str:
         """SHA-256 of everything that determines the recording."""
         parts = (self.synthesizer, self.voice, self.sound, str(self.seed), *self.texts)
