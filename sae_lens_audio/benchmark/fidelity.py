@@ -54,6 +54,7 @@ class Fidelity:
 
     metrics = (L0, DEAD, EXPLAINED, COSINE, LATENCY)
     needs_decode = True
+    needs_labels = False
 
     @torch.no_grad()
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
@@ -73,7 +74,7 @@ class Fidelity:
         }
 
     def _curve(self, subject: Subject, x: Float[Tensor, "row d"], target: Float[Tensor, "row out"]) -> dict[str, float]:
-        """Return the explained variance with the k latents of each position that contribute most, by ``"k=4"`` and so on."""
+        """Return the explained variance with the k latents of each position that contribute most, by ``"k=4"``."""
         mean = target.double().mean(0)
         spread = float((target.double() - mean).square().sum())
         norms = 1.0 if subject.directions is None else subject.directions.norm(dim=1)

@@ -57,6 +57,7 @@ class MetricFamily(Protocol):
     Attributes:
         metrics: what :meth:`measure` returns, in order.
         needs_decode: whether subjects without ``decode`` are skipped.
+        needs_labels: whether phones or silence matter, so that shifted labels are a control.
     """
 
     @property
@@ -64,6 +65,9 @@ class MetricFamily(Protocol):
 
     @property
     def needs_decode(self) -> bool: ...
+
+    @property
+    def needs_labels(self) -> bool: ...
 
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
         """Return the scores of one subject by name of metric. A score that cannot be computed is left out."""

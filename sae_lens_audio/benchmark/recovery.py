@@ -66,6 +66,7 @@ class PhoneRecovery:
 
     metrics = (PHONE_F1, PHONE_AP, COVERAGE, DETECTORS)
     needs_decode = False
+    needs_labels = True
 
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
         latents = subject.encode(data.at(subject.hook))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.architectures import SAE
-from sae_lens_audio.evals.baselines import RandomFeatures, linear_bases
+from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases
 
 Kind = Literal["SAE", "checkpoint", "control"]
 BLOCK_ROWS = 4096  # rows encoded together
@@ -46,6 +46,11 @@ class Subject:
     hook: str
     facts: Mapping[str, Any]
     hook_out: str | None = None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it has few active latents by construction, as an SAE or a basis with its k largest coefficients."""
+        return isinstance(self.basis, SAE | KLargest)
 
     @property
     def decodes(self) -> bool:
@@ -92,6 +97,7 @@ def control_subjects(
     *,
     neurons: tuple[str, int] | None = None,
     seed: int = 0,
+    hook_out: str | None = None,
 ) -> list[Subject]:
     """Return the controls of a hook point.
 
@@ -102,6 +108,7 @@ def control_subjects(
     Args:
         fitted: activations of speech that is not scored, for means and principal directions.
         saes: by name; the largest sets the number of random directions.
+        hook_out: the hook point that transcoders predict.
     """
     bases = linear_bases(fitted, seed)
     largest = max((sae.n_features for sae in saes.values()), default=fitted.shape[1])
@@ -113,10 +120,19 @@ def control_subjects(
     subjects = [Subject(name, "control", basis, hook, {}) for name, basis in controls.items()]
     first = next((sae for sae in saes.values() if isinstance(sae, SAE)), None)
     if first is not None:
-        subjects.append(Subject(UNTRAINED, "control", untrained_like(first, fitted, seed), hook, {}))
+        subjects.append(Subject(UNTRAINED, "control", untrained_like(first, fitted, seed), hook, {}, hook_out))
     if neurons is not None:
         subjects.append(Subject(NEURONS, "control", _Identity(neurons[1]), neurons[0], {}))
     return subjects
+
+
+def sparse_controls(hook: str, fitted: Float[Tensor, "row d"], k: int, seed: int = 0) -> list[Subject]:
+    """Return the residual's axes and principal directions with the ``k`` largest coefficients of each position."""
+    bases = linear_bases(fitted, seed)
+    return [
+        Subject(f"{name}, {k} largest", "control", KLargest(bases[key], min(k, bases[key].n_features)), hook, {})
+        for name, key in ((AXES, "neurons"), (PCA, "pca"))
+    ]
 
 
 def untrained_like(sae: SAE, fitted: Float[Tensor, "row d"], seed: int = 0) -> SAE:
