@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from hooked_whisper.cli.running import EXIT_CODES, SAME_COMMAND, Command, add_commands, make_parser, run
+from sae_lens_audio.cli.bench import add_bench, run_bench
 from sae_lens_audio.cli.collect import add_collect, run_collect
 from sae_lens_audio.cli.evaluate import add_evaluate, run_evaluate
 from sae_lens_audio.cli.features import add_features, run_features
@@ -53,6 +54,18 @@ COMMANDS = (
             "sae-lens-audio evaluate runs/a/sae runs/b/sae --seeds --audio packaged:prose --out stability",
         ),
         "nothing was written; the same command starts again",
+    ),
+    Command(
+        "bench",
+        add_bench,
+        run_bench,
+        "score SAEs with every metric of the benchmark, beside controls",
+        "Score reconstruction, the model with the SAE attached, phones that single latents detect, sparse probes, "
+        "splitting and erasure, beside axes, neurons, principal and random directions, an untrained SAE and shifted "
+        "labels, on speakers that nothing was fitted on. The audit marks the metrics that do not hold what they "
+        "promise.",
+        ("sae-lens-audio bench tiny.en/encoder.blocks.2 runs/topk/sae --audio DIR --alignments DIR --out bench",),
+        SAME_COMMAND,
     ),
     Command(
         "features",

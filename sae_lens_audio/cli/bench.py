@@ -1,0 +1,156 @@
+"""``sae-lens-audio bench``: the benchmark of SAEs, with controls; write a table, JSON and one page."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hooked_whisper.cli.corpus_arguments import (
+    add_corpus,
+    check_corpus_options,
+    corpus_of,
+    report_failures,
+    texts_of,
+)
+from hooked_whisper.cli.model_arguments import check_language, load_model, not_negative, positive
+from hooked_whisper.cli.prepare import check_output
+from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
+
+if TYPE_CHECKING:
+    from hooked_whisper.corpora import Clip, Recording
+    from sae_lens_audio.formats import LoadedSAE
+
+ATTACHED, CLIPS, FITTED = 40, 400, 60
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``bench``."""
+    parser.add_argument(
+        "saes",
+        nargs="+",
+        metavar="SAE",
+        help="SAEs of one hook point: folders in the format of SAELens, sparsify or dictionary_learning, or packaged "
+        "ones such as tiny.en/encoder.blocks.2",
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help="output folder (bench)")
+    parser.add_argument("--hook-out", metavar="NAME", help="hook point that transcoders predict (default: recorded)")
+    parser.add_argument(
+        "--clips", type=positive, default=CLIPS, metavar="N", help=f"windows to score, at most ({CLIPS})"
+    )
+    parser.add_argument(
+        "--attached", type=not_negative, default=ATTACHED, metavar="N",
+        help=f"clips to decode with each SAE attached, 0 for none ({ATTACHED})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fit-audio", metavar="PLACE",
+        help="recordings to fit means and principal directions on (default: the packaged training voices)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", nargs="+", default=[], metavar="SAE", help="those of the SAEs that differ only in their seed"
+    )
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of folds and draws (0)")
+    add_corpus(parser, sentences=CLIPS, speakers="held-out")
+    add_record_arguments(parser)
+
+
+def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) -> int:
+    """Score the SAEs and controls; print a table; write ``bench.json`` and ``bench.html``."""
+    check_output(parsed.out)
+    check_corpus_options(parsed)
+    saes = load_saes(parsed.saes)
+    seeds = _named(parsed.seeds, parsed.saes, saes)
+    named = model_of(parsed, saes)
+    hooks = hooks_of(parsed, saes, named.shapes, parsed.hook_out)
+    check_language(named.shapes, parsed.language)
+    corpus, described = corpus_of(parsed)
+    fitted = _fitted(parsed)
+
+    from tqdm import tqdm
+
+    from hooked_whisper.features.phones.labeled_clips import labeled_clips
+    from sae_lens_audio.benchmark import BenchmarkOptions, ScoreStore, benchmark_points, run_benchmark
+    from sae_lens_audio.benchmark.page import PAGE, write_page
+    from sae_lens_audio.benchmark.results import FILE
+    from sae_lens_audio.evals.rows import gather_rows
+
+    model, _ = load_model(parsed, named.checkpoint)
+    check_weights(parsed, model, saes)
+    clips = labeled_clips(model, texts_of(parsed, model, list(corpus)), parsed.clips, phones_only=True)
+    fitted_clips = labeled_clips(model, fitted, FITTED)
+    points = benchmark_points(model, hooks.reads, hooks.predicts)
+    rows = gather_rows(model, fitted_clips.clips, points.names, language=parsed.language, seed=parsed.seed)
+    options = BenchmarkOptions(attached_clips=parsed.attached, language=parsed.language, seed=parsed.seed)
+
+    def track(steps: Sequence[Any], what: str) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(steps, what, disable=not sys.stderr.isatty())
+        return bar
+
+    benchmark = run_benchmark(
+        model,
+        {name: sae.sae.float().to(model.device) for name, sae in saes.items()},
+        hooks.reads,
+        clips.clips,
+        rows,
+        options,
+        hook_out=hooks.predicts,
+        seeds=seeds,
+        facts={name: facts_of(sae) for name, sae in saes.items()},
+        inputs={"corpus": described, "fitted positions": len(rows[points.reads]), "options": vars(options)},
+        store=ScoreStore(parsed.out / "scores", _key(saes, clips.clips, options)),
+        track=track,
+    )
+    benchmark.save(parsed.out)
+    write_page(benchmark, parsed.out)
+    print(benchmark)
+    print(f"\n{parsed.out / FILE} has all scores, {parsed.out / PAGE} shows them")
+    failures = list(dict.fromkeys([*clips.failures, *fitted_clips.failures]))
+    return report_failures(failures, len(corpus) + len(fitted))
+
+
+def facts_of(sae: LoadedSAE) -> dict[str, Any]:
+    """Return what the table says about an SAE besides its scores."""
+    config = getattr(sae.sae, "config", None)
+    sparsity = {name: getattr(config, name) for name in ("k",) if hasattr(config, name)}
+    return {"architecture": sae.sae.architecture, "latents": sae.sae.n_features, **sparsity}
+
+
+def _named(seeds: Sequence[str], folders: Sequence[str], saes: Mapping[str, LoadedSAE]) -> tuple[str, ...]:
+    """Return the names of the SAEs given with ``--seeds``.
+
+    Raises:
+        HookedWhisperError: one is not among the SAEs, or there is only one.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    by_folder = dict(zip(folders, saes, strict=True))
+    for seed in seeds:
+        if seed not in by_folder and seed not in saes:
+            raise HookedWhisperError(f"--seeds names {seed}, which is not among the SAEs: {', '.join(folders)}")
+    if len(seeds) == 1:
+        raise HookedWhisperError("--seeds compares SAEs: name two or more")
+    return tuple(by_folder.get(seed, seed) for seed in seeds)
+
+
+def _fitted(parsed: argparse.Namespace) -> Sequence[Recording]:
+    if parsed.fit_audio:
+        fit_arguments = argparse.Namespace(**vars(parsed) | {"audio": parsed.fit_audio, "alignments": None})
+        return corpus_of(fit_arguments)[0]
+    from hooked_whisper.corpora.packaged import packaged_speech
+
+    return packaged_speech(split="train")
+
+
+def _key(saes: Mapping[str, LoadedSAE], clips: Sequence[Clip], options: object) -> str:
+    """Return a digest of the SAEs, the sound and its labels, and the options: scores of others are not reused."""
+    digest = hashlib.sha256(repr(options).encode())
+    for name, loaded in saes.items():
+        digest.update(name.encode())
+        for key, value in sorted(loaded.sae.state_dict().items()):
+            digest.update(key.encode() + value.cpu().numpy().tobytes())
+    for clip in clips:
+        digest.update(clip.samples.tobytes() + repr(clip.alignment.phones).encode())
+    return digest.hexdigest()
