@@ -18,7 +18,7 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
 from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
 from sae_lens_audio.demo import FOLDER, RECIPES
-from sae_lens_audio.formats import load_sae, save_sae
+from sae_lens_audio.formats import save_sae
 from sae_lens_audio.training.runs import source_of, trainer_of
 from sae_lens_audio.training.settings import read_settings
 
@@ -50,18 +50,16 @@ def train(store: ActivationStore, recipe: str, block: int, parsed: argparse.Name
     settings = read_settings(RECIPES / f"{recipe}.toml")
     settings = replace(settings, activations=replace(settings.activations, hook=f"encoder.blocks.{block}"))
     name = f"{recipe}-{block}"
-    trainer = trainer_of(settings, source_of(settings.activations, store=store), parsed.runs / name)
-    finished = trainer.fit(progress=sys.stderr.isatty())
-    metadata = load_sae(parsed.runs / name / "sae").metadata
     origin = {
         "sentences": {"count": parsed.sentences, "seed": parsed.seed},
         "command": f"python -m sae_lens_audio.demo --sentences {parsed.sentences} --seed {parsed.seed}",
     }
-    metadata = replace(
-        metadata, corpus=f"{parsed.sentences} sentences of the synthetic corpus", extra={**metadata.extra, **origin}
-    )
-    save_sae(finished.half(), parsed.to / name, metadata, trainer.dead.log_rates.half())
-    print(f"{name}: {metadata.extra['held_out']}")  # noqa: T201
+    corpus = f"{parsed.sentences} sentences of the synthetic corpus"
+    rows = source_of(settings.activations, store=store)
+    trainer = trainer_of(settings, rows, parsed.runs / name, corpus=corpus, origin=origin)
+    finished = trainer.fit(progress=sys.stderr.isatty())
+    save_sae(finished.half(), parsed.to / name, finished.metadata, trainer.dead.log_rates.half())
+    print(f"{name}: {finished.metadata.extra['held_out']}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -83,16 +84,21 @@ def trainer_of(
     source: TrainingRows,
     folder: Place,
     *,
+    corpus: str = "",
+    origin: Mapping[str, Any] = MappingProxyType({}),
     device: torch.device | str = "cpu",
     ranks: TorchRanks | None = None,
 ) -> Trainer:
     """Make a trainer that resumes from the folder. The metadata of the SAE it writes has the scores on held-out
     speakers as ``extra["held_out"]``.
 
+    corpus: description of the training data (default: number of recordings). origin: more values for ``extra``.
+
     Raises:
         TrainingError: the settings do not fit the activations, or the folder has another run.
     """
     metadata = describe(settings, source)
+    metadata = replace(metadata, corpus=corpus or metadata.corpus, extra={**metadata.extra, **origin})
 
     def scored(sae: SAE) -> Metadata:
         if source.store is None or source.test is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -226,11 +227,17 @@ class Trainer:
 
     # A run ------------------------------------------------------------------------------------------------------------
 
-    def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> SAE:
+    def fit(
+        self,
+        progress: bool = True,
+        checkpoint_s: float | int = 120.0,
+        snapshots: Mapping[int, Folder] = MappingProxyType({}),
+    ) -> SAE:
         """Do all remaining steps; return (and, with a folder, write) the :meth:`finished` SAE.
 
         On Ctrl-C or SIGTERM, complete the step and write a checkpoint first. If any process is asked to stop, all stop
         after the same step. ``checkpoint_s``: seconds between checkpoints, which do not affect the result.
+        ``snapshots``: folders to write the SAE to after these steps too, as it would be finished then.
         """
         saved = started = time.monotonic()
         first_step, self._writers = self.number, self._open_writers()
@@ -251,6 +258,9 @@ class Trainer:
                         bar.set_postfix(EV=f"{values['explained_variance']:.3f}", L0=f"{values['l0']:.1f}")
                         for writer in self._writers:
                             writer.write(step.number, values)
+                    if step.number in snapshots and self._first_rank:
+                        sae = self.finished()
+                        save_sae(sae, snapshots[step.number], self._metadata_of(sae), self.dead.log_rates.float())
                     if time.monotonic() - saved > checkpoint_s:
                         self.save()
                         saved = time.monotonic()
@@ -263,7 +273,7 @@ class Trainer:
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
-            finished.metadata = (self.metadata(finished) if callable(self.metadata) else self.metadata) or Metadata()
+            finished.metadata = self._metadata_of(finished)
             save_sae(finished, self.folder / "sae", log_sparsity=self.dead.log_rates.float())
         elif isinstance(self.metadata, Metadata):
             finished.metadata = self.metadata
@@ -278,6 +288,9 @@ class Trainer:
         if not self.sae.can_encode:
             raise TrainingError(f"no step has been done: this {self.sae.architecture} SAE has no threshold yet")
         return self.sae.unscaled(self.scales).cpu().eval()
+
+    def _metadata_of(self, sae: SAE) -> Metadata:
+        return (self.metadata(sae) if callable(self.metadata) else self.metadata) or Metadata()
 
     def close(self) -> None:
         if self._feed is not None:

@@ -1,0 +1,104 @@
+"""``python -m sae_lens_audio.pretrained``: train the SAEs of real Whisper again.
+
+Collects activations of the encoder on speech (see ``python -m sae_lens_audio.speech``), then trains an SAE for each
+recipe, block and seed, and writes ``RUNS/MODEL/NAME/sae``, a SAELens folder in float16 with scores on held-out
+speakers. An interrupted command resumes. ``torchrun`` and ``--device cuda`` work too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hooked_whisper._support.ranks import OF_PASSES, OF_STEPS, torchrun_ranks
+from hooked_whisper.cli.model_arguments import device_of, not_negative, positive, threads
+from hooked_whisper.errors import ConfigError, HookedWhisperError
+from hooked_whisper.hooked import HookedWhisper
+from sae_lens_audio.activations import ActivationStore
+from sae_lens_audio.pretrained.recipes import Reads, read_recipes, recipe_names
+from sae_lens_audio.pretrained.runs import Run, collect, open_speech, train
+
+log = logging.getLogger(__name__)
+
+BLOCKS = {"tiny.en": (0, 1, 2, 3), "base": (2, 3, 4, 5)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Return 1 and print the message if something is wrong."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    parsed = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    try:
+        _run(parsed, f"python -m sae_lens_audio.pretrained {' '.join(argv)}")
+    except HookedWhisperError as error:
+        log.error("error: %s", error)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sae_lens_audio.pretrained",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="tiny.en", metavar="NAME", help="tiny.en (default), base, or another")
+    parser.add_argument("--audio", nargs="+", required=True, metavar="PLACE", help="corpora to train on")
+    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--recipes", nargs="+", default=[], metavar="R", help=f"of {', '.join(recipe_names())} (all)")
+    parser.add_argument(
+        "--blocks", nargs="+", type=not_negative, default=[], metavar="N", help="encoder blocks (those published)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=not_negative, default=[0], metavar="S", help="default: 0")
+    parser.add_argument("--steps", type=positive, metavar="N", help="instead of the recipe's, for a quick look")
+    parser.add_argument("--acts", type=Path, metavar="DIR", help="activations (default: RUNS/MODEL/activations)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: cuda if available)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads")
+    return parser
+
+
+def _run(parsed: argparse.Namespace, command: str) -> None:
+    recipes = read_recipes(parsed.recipes)  # a wrong name is reported before anything is loaded
+    corpus = open_speech(parsed.audio)
+    device = device_of(parsed.device or "")
+    model = HookedWhisper.from_pretrained(parsed.model, device=device)
+    blocks = _blocks(parsed, model)
+    acts = parsed.acts or parsed.runs / parsed.model / "activations"
+    kinds: list[Reads] = list(dict.fromkeys(recipe.reads for recipe in recipes))
+    with torchrun_ranks(torch.device("cpu"), OF_PASSES) as ranks:
+        stores: dict[Reads, ActivationStore] = {
+            reads: collect(model, corpus, reads, blocks, acts, ranks) for reads in kinds
+        }
+    del model
+    runs = [Run(recipe, block, seed) for recipe in recipes for block in blocks for seed in parsed.seeds]
+    with torchrun_ranks(device, OF_STEPS) as ranks:
+        for run in runs:
+            folder = parsed.runs / parsed.model / run.name
+            train(
+                run, stores[run.recipe.reads], folder, command=command, steps=parsed.steps, device=device, ranks=ranks
+            )
+
+
+def _blocks(parsed: argparse.Namespace, model: HookedWhisper) -> list[int]:
+    """Return the blocks of ``--blocks``, else the published ones, else all.
+
+    Raises:
+        ConfigError: the model has no such block.
+    """
+    n = model.cfg.encoder.n_layers
+    blocks = list(dict.fromkeys(parsed.blocks)) or list(BLOCKS.get(parsed.model, range(n)))
+    if wrong := [block for block in blocks if block >= n]:
+        raise ConfigError(f"--blocks {wrong[0]}: the encoder of {parsed.model} has blocks 0 to {n - 1}")
+    return blocks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Train the SAEs of a model from recipes: activations of the speech once, then one run after another."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hooked_whisper._support.files import read_json
+from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper.corpora import Recording, Split, open_corpus
+from hooked_whisper.errors import AudioError
+from hooked_whisper.hooked import HookedWhisper
+from sae_lens_audio.activations import ActivationStore, CollectOptions, StoredActivations, collect_activations
+from sae_lens_audio.formats import save_sae
+from sae_lens_audio.pretrained.recipes import Reads, Recipe, hooks_of
+from sae_lens_audio.training.runs import TrainingRows, trainer_of
+from sae_lens_audio.training.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 0.03  # share of the rows, of the speakers with the fewest, to score on
+EARLY = (1 / 16, 1 / 4)  # shares of the steps after which the SAE is written too
+SHARD_ROWS = 2**16
+KINDS = ("flite", "human", "kokoro")  # beginnings of the names of speakers in our training speech
+
+
+@dataclass(frozen=True)
+class Run:
+    """One SAE to train: a recipe at a block of the encoder, with a seed."""
+
+    recipe: Recipe
+    block: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        suffix = f"-seed{self.seed}" if self.seed else ""
+        return f"encoder.blocks.{self.block}-{self.recipe.name}{suffix}"
+
+
+def open_speech(places: Sequence[str]) -> list[Recording]:
+    """Open corpora as one, in random order, so that each shard of activations has all kinds of speech.
+
+    Raises:
+        AudioError: a place has no recordings, or two recordings have the same id.
+    """
+    corpus = [recording for place in places for recording in open_corpus(place)]
+    ids = Counter(recording.id for recording in corpus)
+    if twice := [name for name, count in ids.items() if count > 1]:
+        raise AudioError(f"{len(twice)} ids occur twice, such as {twice[0]!r}: rename the files of one folder")
+    random.Random(0).shuffle(corpus)
+    return corpus
+
+
+def collect(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    reads: Reads,
+    blocks: Sequence[int],
+    folder: Path,
+    ranks: TorchRanks | None = None,
+) -> ActivationStore:
+    """Collect the activations that recipes of one kind read at some blocks, or open them if ``folder`` has them."""
+    hooks = [hook for block in blocks for hook in hooks_of(reads, block)]
+    place = folder / "-".join([reads, *map(str, blocks)])
+    return collect_activations(model, corpus, hooks, place, CollectOptions(shard_rows=SHARD_ROWS), ranks=ranks)
+
+
+def split_off_speakers(store: ActivationStore, share: float = HELD_OUT) -> Split:
+    """Return the recordings to train on and those to score on: the speakers with the fewest rows, up to ``share``."""
+    rows: Counter[str] = Counter()
+    for recording in store.recordings:
+        rows[recording.speaker or recording.id] += recording.rows
+    held_out, total = set(), 0
+    for speaker, count in sorted(rows.items(), key=lambda item: (item[1], item[0]))[:-1]:
+        if total >= share * store.rows:
+            break
+        held_out.add(speaker)
+        total += count
+    is_test = np.array([(recording.speaker or recording.id) in held_out for recording in store.recordings])
+    has_rows = np.array([recording.rows > 0 for recording in store.recordings])
+    return Split(np.flatnonzero(~is_test & has_rows), np.flatnonzero(is_test & has_rows))
+
+
+def hours_by_kind(store: ActivationStore) -> dict[str, float]:
+    """Return the hours of each kind of speech, by the beginning of the speaker's name (``"human-June"``)."""
+    seconds: Counter[str] = Counter()
+    for recording in store.recordings:
+        kind = recording.speaker.partition("-")[0]
+        seconds[kind if kind in KINDS else "other"] += recording.seconds
+    return {kind: round(total / 3600, 2) for kind, total in sorted(seconds.items())}
+
+
+def train(
+    run: Run,
+    store: ActivationStore,
+    folder: Path,
+    *,
+    command: str = "",
+    steps: int | None = None,
+    device: torch.device | str = "cpu",
+    ranks: TorchRanks | None = None,
+) -> Mapping[str, Any] | None:
+    """Train an SAE, or resume it, and write ``folder/sae`` in float16; return its held-out scores.
+
+    ``folder/at-0.0625`` and ``folder/at-0.25`` are the SAE after these shares of the steps. A finished run is not
+    repeated. Returns ``None`` in all processes but the first.
+    """
+    if finished := finished_metadata(folder):
+        return finished["held_out"]
+    recordings, test = split_off_speakers(store)
+    hooks = run.recipe.hooks(run.block)
+    settings = run.recipe.settings(store.width(hooks[0]), run.block, run.seed, steps)
+    rows = TrainingRows(StoredActivations(store, hooks, recordings, settings.activations.shards_together), store, test)
+    hours = hours_by_kind(store)
+    origin = {"recipe": run.recipe.name, "speech_hours": hours, "command": command, "machine": machine(device, ranks)}
+    trainer = trainer_of(settings, rows, folder, corpus=_described(hours), origin=origin, device=device, ranks=ranks)
+    first_step, began = trainer.number, time.monotonic()
+    snapshots = {max(1, round(share * settings.training.steps)): folder / f"at-{share:g}" for share in EARLY}
+    sae = trainer.fit(progress=False, snapshots=snapshots)
+    if ranks is not None and ranks.rank:
+        return None
+    steps_here = max(1, trainer.number - first_step)
+    cost = _cost(settings, (time.monotonic() - began) / steps_here)
+    metadata = replace(sae.metadata, extra={**sae.metadata.extra, **cost})
+    save_sae(sae.to_dtype(torch.float16), folder / "sae", metadata, trainer.dead.log_rates.half())
+    log.info("%s: %s, %.0f s", folder.name, metadata.extra["held_out"], cost["seconds"])
+    return metadata.extra["held_out"]
+
+
+def finished_metadata(folder: Path) -> Mapping[str, Any] | None:
+    """Return the metadata of a run's finished SAE; ``None`` if it is not finished."""
+    path = folder / "sae" / "cfg.json"
+    if not path.is_file():
+        return None
+    metadata = read_json(path)["metadata"]
+    return metadata if "seconds" in metadata else None
+
+
+def machine(device: torch.device | str, ranks: TorchRanks | None) -> str:
+    """Describe the hardware of a run: device, processes and threads."""
+    device = torch.device(device)
+    processes = 1 if ranks is None else ranks.n
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    threads = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''} ({platform.machine()})"
+    return threads if processes == 1 else f"{processes} processes of {threads}"
+
+
+def _cost(settings: Settings, seconds_per_step: float) -> dict[str, Any]:
+    training = settings.training
+    return {"trained_rows": training.steps * training.batch, "seconds": round(training.steps * seconds_per_step, 1)}
+
+
+def _described(hours: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{kind} {number:.1f} h" for kind, number in hours.items())
+    return f"{sum(hours.values()):.1f} hours of speech: {parts}"
