@@ -19,7 +19,6 @@ from sae_lens_audio.pretrained.catalog import (
     saes_in_runs,
     similar_ids,
 )
-from sae_lens_audio.pretrained.trainable import trainable_saes, training_command
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -35,7 +34,7 @@ def available_saes(release: str | None = None, runs: str | Path | None = None) -
     """
     ready = _loadable(runs)
     packaged_or_run = {(sae.release, sae.sae_id) for sae in ready}
-    saes = [*ready, *(sae for sae in trainable_saes() if (sae.release, sae.sae_id) not in packaged_or_run)]
+    saes = [*ready, *(sae for sae in _trainable() if (sae.release, sae.sae_id) not in packaged_or_run)]
     if release is None:
         return AvailableSAEs(tuple(saes))
     name = _release_name(release, saes)
@@ -64,10 +63,16 @@ def load_release(
     path = Path(release).expanduser()
     if path.is_dir() and release != DEMO:
         return load_sae(path / sae_id)
-    loadable, trainable = _loadable(runs), trainable_saes()
-    name = _release_name(release, (*loadable, *trainable))
+    loadable = _loadable(runs)
+    name = _release_name(release, loadable)
+    sae = None if name is None else find_sae([sae for sae in loadable if sae.release == name], sae_id)
+    if sae is not None and sae.folder is not None:
+        loaded = load_sae(sae.folder)
+        return replace(loaded, sae=loaded.sae.float())
+    trainable = _trainable()
+    name = name or _release_name(release, trainable)
     if name is not None:
-        return _load(name, sae_id, loadable, trainable)
+        raise CheckpointError(_missing(name, sae_id, loadable, trainable))
     if _HUB_ID.fullmatch(release):
         return from_pretrained(release, sae_id, revision)
     raise CheckpointError(
@@ -87,13 +92,19 @@ def load_named(place: Place) -> LoadedSAE:
     text = str(place)
     release, _, sae_id = text.partition("/")
     is_place = "://" in text or Path(text).expanduser().exists()
-    if is_place or _release_name(release, (*packaged_saes(), *trainable_saes())) is None:
+    if is_place or _release_name(release, (*packaged_saes(), *_trainable())) is None:
         return load_sae(place)
     return load_release(release, sae_id)
 
 
 def _loadable(runs: str | Path | None) -> list[AvailableSAE]:
     return packaged_saes() + ([] if runs is None else saes_in_runs(Path(runs).expanduser()))
+
+
+def _trainable() -> list[AvailableSAE]:
+    from sae_lens_audio.pretrained.trainable import trainable_saes  # imports Whisper, which takes seconds
+
+    return trainable_saes()
 
 
 def _release_name(release: str, saes: Iterable[AvailableSAE]) -> str | None:
@@ -108,18 +119,17 @@ def _known_releases(release: str, saes: Iterable[AvailableSAE]) -> str:
     return f"there are SAEs of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-def _load(release: str, sae_id: str, loadable: Sequence[AvailableSAE], trainable: Sequence[AvailableSAE]) -> LoadedSAE:
+def _missing(release: str, sae_id: str, loadable: Sequence[AvailableSAE], trainable: Sequence[AvailableSAE]) -> str:
+    """Return the error message about an SAE that is not packaged."""
     saes, recipes = ([sae for sae in group if sae.release == release] for group in (loadable, trainable))
     listed = ", ".join(sae.sae_id for sae in saes) or "none"
     if not sae_id:
-        raise CheckpointError(f"release {release!r} needs a sae_id: a hook point, or one of {listed}")
-    sae = find_sae(saes, sae_id)
-    if sae is not None and sae.folder is not None:
-        loaded = load_sae(sae.folder)
-        return replace(loaded, sae=loaded.sae.float())
+        return f"release {release!r} needs a sae_id: a hook point, or one of {listed}"
     message = f"no SAE {sae_id!r} of {release!r} is packaged or in the folder of runs= (there are: {listed})"
     recipe = find_sae(recipes, sae_id)
     if recipe is not None:
-        raise CheckpointError(f"{message}. Train it with `{training_command(recipe)}`, and pass its folder as runs=")
+        from sae_lens_audio.pretrained.trainable import training_command
+
+        return f"{message}. Train it with `{training_command(recipe)}`, and pass its RUNS as runs="
     near = similar_ids(sae_id, (*saes, *recipes))
-    raise CheckpointError(message + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
+    return message + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")

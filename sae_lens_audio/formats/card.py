@@ -18,6 +18,13 @@ _SCORES = {
     "corpus": "speech",
 }
 _SCORED_ON = {"held_out": "held-out speakers", "voices": "held-out neural voices", "human": "human speech"}
+_RUN = {
+    "recipe": "recipe",
+    "command": "command",
+    "trained_rows": "activations seen in training",
+    "seconds": "seconds of training",
+    "machine": "machine",
+}
 _SPEECH = {
     "kokoro": ("Kokoro-82M, neural voices", "Apache-2.0"),
     "flite": ("flite, statistical voices slt, rms and awb", "free, BSD-like"),
@@ -144,4 +151,5 @@ def _recipe(extra: Mapping[str, Any]) -> str:
     training = extra.get("training")
     if not isinstance(training, Mapping):
         return ""
-    return f"\n## Training\n\n{markdown_table(training)}\n"
+    rows = {title: extra.get(key) for key, title in _RUN.items()} | dict(training)
+    return f"\n## Training\n\n{markdown_table(rows)}\n"

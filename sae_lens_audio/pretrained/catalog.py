@@ -98,13 +98,15 @@ def sae_id_of(metadata: Metadata, architecture: str, d_in: int, d_sae: int) -> s
     """Return the id of an SAE: ``encoder.blocks.2/topk-x2`` is a TopK with twice as many features as inputs.
 
     The variant is that of the metadata (``extra["recipe"]``), else architecture and size: a multiple of ``d_in``, or
-    the number of features (``tied-200``).
+    the number of features (``tied-200``); ``-seed1`` is added for another seed than 0.
     """
     variant = metadata.extra.get("recipe")
     if not isinstance(variant, str):
         size = f"x{d_sae // d_in}" if d_sae % d_in == 0 else str(d_sae)
         variant = f"{architecture}-{size}"
-    return f"{str(metadata.hook_name).removesuffix(_RESID)}/{variant}"
+    training = metadata.extra.get("training")
+    seed = training.get("seed") if isinstance(training, Mapping) else None
+    return f"{str(metadata.hook_name).removesuffix(_RESID)}/{variant}" + (f"-seed{seed}" if seed else "")
 
 
 def scores_of(metadata: Metadata) -> tuple[str, Mapping[str, Any]]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +30,6 @@ from sae_lens_audio.evals.rows import gather_rows
 from sae_lens_audio.formats import LoadedSAE, load_sae, save_sae
 from sae_lens_audio.pretrained.cards import write_cards
 from sae_lens_audio.pretrained.catalog import FOLDER, AvailableSAE, AvailableSAEs, real_saes, saes_in_runs
-from sae_lens_audio.speech.build import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +50,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sae_lens_audio.pretrained.package", description=__doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of training runs, RUNS/MODEL/NAME/sae")
     parser.add_argument("--human", metavar="PLACE", help="recordings of people to score on, such as TIMIT's sample")
-    parser.add_argument(
-        "--speech", type=Path, metavar="DIR", help="the training speech, whose hours by synthesizer the cards show"
-    )
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="output folder (default: the package's)")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        package(parsed.runs, parsed.human, parsed.speech, parsed.to)
+        package(parsed.runs, parsed.human, parsed.to)
     except HookedWhisperError as error:
         log.error("error: %s", error)
         return 1
     return 0
 
 
-def package(runs: Path, human: str | None = None, speech: Path | None = None, to: Path = FOLDER) -> None:
+def package(runs: Path, human: str | None = None, to: Path = FOLDER) -> None:
     """Write the folders of the SAEs that ship, from ``runs``, and their cards, below ``to``.
 
-    human: corpus of human speech to score on. speech: folder of the training speech.
+    human: corpus of human speech to score on.
 
     Raises:
         CheckpointError: ``runs`` has none of them, one was trained on other weights, or all are larger than
             :data:`MOST_BYTES`.
     """
-    hours = None if speech is None else speech_hours(speech)
     corpora = {VOICES: packaged_speech("prose", split="held-out")}
     names = {VOICES: "the packaged speech"}
     if human is not None:
@@ -93,7 +86,7 @@ def package(runs: Path, human: str | None = None, speech: Path | None = None, to
         for sae in saes:
             loaded = _checked(sae, model)
             scored = {name: (rows[name][sae.hook_name], described[name]) for name in corpora}
-            package_one(loaded, to / sae.release / sae.sae_id, scored, hours)
+            package_one(loaded, to / sae.release / sae.sae_id, scored)
     write_cards(to)
     log.info("%s", AvailableSAEs(tuple(real_saes(to))))
     total = packaged_bytes(to)
@@ -103,42 +96,37 @@ def package(runs: Path, human: str | None = None, speech: Path | None = None, to
 
 
 def select_runs(runs: Path) -> list[AvailableSAE]:
-    """Return the SAEs in ``runs`` that ship. Of several with one id, the one with the lowest training seed."""
-    selected: dict[tuple[str, str], tuple[int, AvailableSAE]] = {}
-    for sae in saes_in_runs(runs):
-        key = (sae.release, sae.sae_id)
-        if sae.sae_id not in SHIPPED.get(sae.release, ()) or sae.folder is None:
-            continue
-        seed = load_sae(sae.folder).metadata.extra.get("training", {}).get("seed", 0)
-        if key not in selected or seed < selected[key][0]:
-            selected[key] = seed, sae
-    for release, ids in SHIPPED.items():
-        for sae_id in ids:
-            if (release, sae_id) not in selected:
-                log.warning("%s has no %s of %s: its packaged folder, if there is one, stays", runs, sae_id, release)
-    return [sae for _, sae in selected.values()]
+    """Return the SAEs in ``runs`` that ship, in the order of :data:`SHIPPED`."""
+    by_id = {(sae.release, sae.sae_id): sae for sae in saes_in_runs(runs)}
+    selected = []
+    for key in ((release, sae_id) for release, ids in SHIPPED.items() for sae_id in ids):
+        if key in by_id:
+            selected.append(by_id[key])
+        else:
+            log.warning("%s has no %s of %s: its packaged folder, if there is one, stays", runs, key[1], key[0])
+    return selected
 
 
 def package_one(
     loaded: LoadedSAE,
     folder: Path,
     scored: Mapping[str, tuple[Float[Tensor, "row d"], str]],
-    hours: Mapping[str, float] | None = None,
 ) -> None:
     """Write one SAE to its folder in float16, with scores of the rounded weights on each corpus.
 
-    scored: rows and a description of the corpus by name. ``extra["float16"]`` has the change of the last one's scores.
+    scored: rows and a description of the corpus by name. ``extra["float16"]`` has what rounding changed in the last
+    one's scores, unless the run's weights have float16 already.
     """
+    is_half = loaded.sae.inner.dtype == torch.float16
     exact = loaded.sae.float()
     half = copy.deepcopy(exact).to_dtype(torch.float16)
     rounded = copy.deepcopy(half).float()
     extra = dict(loaded.metadata.extra)
     for name, (rows, described) in scored.items():
         before, after = (_scores(sae, rows) for sae in (exact, rounded))
-        extra["float16"] = {key: after[key] - before[key] for key in ("explained_variance", "l0")}
+        if not is_half:
+            extra["float16"] = {key: after[key] - before[key] for key in ("explained_variance", "l0")}
         extra[name] = {**{key: round(value, 5) for key, value in after.items()}, "corpus": described}
-    if hours is not None:
-        extra["speech_hours"] = {name: round(value, 2) for name, value in hours.items()}
     sparsity = None if loaded.log_sparsity is None else loaded.log_sparsity.half()
     save_sae(half, folder, replace(loaded.metadata, extra=extra), sparsity)
 
@@ -147,22 +135,6 @@ def packaged_bytes(folder: Path = FOLDER) -> int:
     """Return the size of all files of the packaged SAEs of real Whisper."""
     folders = [sae.folder for sae in real_saes(folder) if sae.folder is not None]
     return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-
-
-def speech_hours(folder: Path) -> dict[str, float]:
-    """Return the hours of each synthesizer (``"human"`` for recordings of people) in a folder of training speech.
-
-    Raises:
-        CheckpointError: the folder was not written by ``python -m sae_lens_audio.speech``.
-    """
-    path = folder / TABLE
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: give the folder that python -m sae_lens_audio.speech wrote")
-    seconds: Counter[str] = Counter()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        seconds[row["synthesizer"]] += row["seconds"]
-    return {name: total / 3600 for name, total in sorted(seconds.items())}
 
 
 def _checked(sae: AvailableSAE, model: HookedWhisper) -> LoadedSAE:
