@@ -1,0 +1,162 @@
+"""The audit of the benchmark's metrics: which of them to believe.
+
+``packaged_audit()`` is the one that the benchmark's table reads. ``python -m sae_lens_audio.benchmark.audit`` makes it
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hooked_whisper._support.showing import Showing, Summary, Tabular
+from hooked_whisper._support.storage import write_atomic
+from hooked_whisper.errors import ArgumentError, CheckpointError, closest
+from sae_lens_audio.benchmark.audit_lenses import SeedTest, TrendTest, TruthTest, Verdict, overall
+from sae_lens_audio.evals.serialization import plain, to_text
+
+FORMAT = "sae_lens_audio/audit/1"
+PACKAGED = Path(__file__).parent / "audit.json"
+
+
+@dataclass(frozen=True, repr=False)
+class MetricAudit(Showing):
+    """Three tests of one metric."""
+
+    name: str
+    title: str
+    seeds: SeedTest
+    truth: TruthTest
+    trend: TrendTest
+
+    @property
+    def verdict(self) -> Verdict:
+        """See :func:`~sae_lens_audio.benchmark.audit_lenses.overall`."""
+        return overall(self.seeds, self.truth, self.trend)
+
+    def summary(self) -> Summary:
+        tests = {"seeds": self.seeds, "planted features": self.truth, "early and late": self.trend}
+        rows = tuple((name, test.verdict, test.reason) for name, test in tests.items())
+        return Summary(f"{self.title} ({self.name}): {self.verdict}", (), ("test", "verdict", "why"), rows)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Audit(Tabular):
+    """Tests of all metrics that judge an SAE.
+
+    Attributes:
+        metrics: by name. Metrics that only describe an SAE, such as L0, and its cost are not audited.
+        inputs: the benchmark, the SAEs and the planted activations that the tests used.
+        planted: quality and scores of each subject on planted activations.
+    """
+
+    metrics: Mapping[str, MetricAudit]
+    inputs: Mapping[str, Any]
+    planted: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """``"passes"``, ``"weak"``, ``"fails"`` or ``"not tested"`` by name of metric."""
+        return {name: metric.verdict for name, metric in self.metrics.items()}
+
+    def __getitem__(self, metric: str) -> MetricAudit:
+        """
+        Raises:
+            ArgumentError: the metric was not audited; the message has similar names.
+        """
+        if metric not in self.metrics:
+            near = ", ".join(closest(metric, self.metrics) or self.metrics)
+            raise ArgumentError(f"no audit of {metric!r}: there are {near}")
+        return self.metrics[metric]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per metric: its verdict, the verdict of each test and the numbers behind it."""
+        return [
+            {
+                "metric": name,
+                "verdict": audited.verdict,
+                "seeds": audited.seeds.verdict,
+                "sd": audited.seeds.sd,
+                "smallest_difference": audited.seeds.smallest,
+                "settings": audited.seeds.settings,
+                "control": audited.seeds.control,
+                "truth": audited.truth.verdict,
+                "correlation": audited.truth.correlation,
+                "trend": audited.trend.verdict,
+                "gain": audited.trend.gain,
+                "smallest_gain": audited.trend.smallest,
+            }
+            for name, audited in self.metrics.items()
+        ]
+
+    def summary(self) -> Summary:
+        columns = ("metric", "verdict", "seeds", "least difference", "truth", "correlation", "trend", "gain")
+        keys = ("metric", "verdict", "seeds", "smallest_difference", "truth", "correlation", "trend", "gain")
+        rows = tuple(tuple(row[key] for key in keys) for row in self.to_rows())
+        title = f"Audit of {len(self.metrics)} metrics"
+        notes = tuple(f"{name}: {value}" for name, value in self.inputs.items() if isinstance(value, str))
+        return Summary(title, notes, columns, rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "format": FORMAT,
+            "verdicts": self.verdicts,
+            "inputs": plain(self.inputs),
+            "metrics": plain(self.metrics),
+            "planted": plain(self.planted),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON, atomically."""
+        write_atomic(Path(path), to_text(self.to_json()).encode())
+
+
+def load_audit(path: str | Path) -> Audit:
+    """Read what :meth:`Audit.save` wrote.
+
+    Raises:
+        CheckpointError: the file does not exist, is not an audit, or is damaged.
+    """
+    file = Path(path)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): give the file of an audit") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON ({error}): audit again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not an audit of this version ({FORMAT}): audit again")
+    try:
+        metrics = {
+            name: MetricAudit(
+                entry["name"],
+                entry["title"],
+                SeedTest(**entry["seeds"]),
+                TruthTest(**entry["truth"]),
+                TrendTest(**entry["trend"]),
+            )
+            for name, entry in data["metrics"].items()
+        }
+        return Audit(metrics, data["inputs"], data["planted"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error!r}): audit again") from error
+
+
+def packaged_audit() -> Audit:
+    """Return the audit that the package has.
+
+    Raises:
+        CheckpointError: the installation lacks the file.
+    """
+    return load_audit(PACKAGED)
+
+
+if __name__ == "__main__":
+    from sae_lens_audio.benchmark.audit_command import main
+
+    sys.exit(main())
