@@ -60,7 +60,7 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from hooked_whisper.findings.core.sources import make_context
     from hooked_whisper.findings.registry import select_experiments
     from hooked_whisper.findings.running import run_and_save
-    from hooked_whisper.report import model_card, write_attention_pages, write_page
+    from hooked_whisper.report import model_card, write_attention_pages, write_linked_pages, write_page
 
     began = time.monotonic()
     experiments = select_experiments(parsed.only)
@@ -95,7 +95,9 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     about["seconds"] = f"{time.monotonic() - began:.0f}"
     findings = load_findings(path)
     attention = write_attention_pages(parsed.out, findings, model, context.utterances, parsed.language)
-    write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about, attention)
+    pages = write_linked_pages(parsed.out, findings, context)
+    card = model_card(model, facts)
+    write_page(parsed.out / "index.html", findings, context.utterances, card, about, attention, pages)
     print(f"open {parsed.out / 'index.html'}")
     return 1 if context.failures or any(f.status == "error" for f in findings) else 0
 

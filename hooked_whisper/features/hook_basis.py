@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from hooked_whisper.features.baselines import MelBands
 from hooked_whisper.protocols import FeatureBasis
 
@@ -21,3 +23,24 @@ class HookBasis:
     hook: str
     basis: FeatureBasis | MelBands | None = None
     name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedFeatures:
+    """Some features of a basis, or of the activations themselves (``basis=None``)."""
+
+    basis: FeatureBasis | None
+    indices: tuple[int, ...]
+
+    @property
+    def n_features(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        names = None if self.basis is None else self.basis.labels
+        return tuple(str(i) if names is None else names[i] for i in self.indices)
+
+    def encode(self, activations: Tensor) -> Tensor:
+        whole = activations if self.basis is None else self.basis.encode(activations)
+        return whole[..., list(self.indices)]

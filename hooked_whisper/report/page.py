@@ -12,7 +12,7 @@ from typing import Any
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.finding import RULE, STATUSES, Finding, format_estimate, format_number
-from hooked_whisper.findings.core.records import Example, Measurement
+from hooked_whisper.findings.core.records import Example, Measurement, PageLink
 from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
@@ -82,6 +82,7 @@ def render_page(
     card: ModelCard | None = None,
     about: Mapping[str, str] | None = None,
     attention: Mapping[str, str] | None = None,
+    pages: Mapping[str, Sequence[PageLink]] | None = None,
 ) -> str:
     """Return the HTML of the page.
 
@@ -91,6 +92,8 @@ def render_page(
         about: facts about the run (``version``, ``command``, ``origin``, ``date``, ``seconds``).
         attention: id of a finding -> page about the attention that it is about, to link, see
             :func:`~hooked_whisper.report.attention.write_attention_pages`.
+        pages: id of a finding -> other pages to link, see
+            :func:`~hooked_whisper.report.linked_pages.write_linked_pages`.
     """
     by_id = {u.id: u for u in utterances}
     sections = [_section(f, by_id) for f in findings]
@@ -105,6 +108,7 @@ def render_page(
         symbols=SYMBOLS,
         meanings=MEANINGS,
         attention=dict(attention or {}),
+        pages=dict(pages or {}),
         ids=IDS,
         statuses=[(status, n) for status in STATUSES if (n := sum(f.status == status for f in findings))],
         command=OWN_SPEECH,

@@ -10,6 +10,7 @@ from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
     GREEN,
+    INK,
     ORANGE,
     add_legend,
     alt_text,
@@ -23,12 +24,25 @@ if TYPE_CHECKING:
 
 F1_BY_BASIS, SHARE_BY_BASIS = "best-phone F1 by kind of feature", "share of phonetic features by kind"
 CURVE, DISTRIBUTION = "explained variance during training", "features by best-phone F1, last block"
+COVERAGE = "share of phones with a feature of F1 0.5"
+NAMED_F1, NAMED_RANDOM, NAMED_SHIFTED = (
+    "F1 of the best feature for each published name",
+    "F1 of the best random direction for each published name",
+    "F1 of the best feature for each published name, shifted labels",
+)
 _COLORS = (BLUE, GREEN, ORANGE, GRAY)
 
 
 def draw(finding: Finding) -> list[Figure]:
-    """Draw controls, F1 by kind of features and block, features by F1, and the learning curves."""
-    return [draw_controls(finding, 0, "share of features"), _by_basis(finding), _by_f1(finding), _curves(finding)]
+    """Draw controls, F1 by kind of features and block, features by F1, published names, and learning curves."""
+    names = {measurement.name for measurement in finding.measurements}
+    further = [(NAMED_F1, _by_name), (CURVE, _curves)]  # curves: of SAEs that were trained in the run
+    return [
+        draw_controls(finding, 0, "share of features"),
+        _by_basis(finding),
+        _by_f1(finding),
+        *(figure(finding) for name, figure in further if name in names),
+    ]
 
 
 def _by_basis(finding: Finding) -> Figure:
@@ -58,6 +72,27 @@ def _by_f1(finding: Finding) -> Figure:
     add_legend(axes)
     high = [float(shares.at(features=name)[starts >= 0.3 - 1e-9].sum()) for name in names]
     figure.set_label(alt_text("Features with an F1 of 0.3 or more", np.array(high), names))
+    return figure
+
+
+def _by_name(finding: Finding) -> Figure:
+    """Draw the best F1 for each published name in any block, of both SAEs, with the best control."""
+    f1 = finding.measurement(NAMED_F1)
+    controls = [finding.measurement(name) for name in (NAMED_RANDOM, NAMED_SHIFTED)]
+    names, saes = f1.axis("published").entries, f1.axis("SAE").entries
+    figure, axes = new_figure("Features published by name", "F1 of the best feature in any block", "")
+    places = np.arange(len(names))[::-1]
+    for i, (sae, color) in enumerate(zip(saes, _COLORS, strict=False)):
+        y = places + 0.2 - 0.4 * i
+        axes.barh(y, np.nan_to_num(f1.at(SAE=sae)).max(axis=1), 0.36, color=color, label=sae)
+        control = np.max([np.nan_to_num(m.at(SAE=sae)).max(axis=1) for m in controls], axis=0)
+        axes.plot(control, y, "|", color=INK, markersize=9, label="best control" if i == 0 else None)
+    axes.axvline(0.5, color=GRAY, linestyle=":", linewidth=1)
+    axes.set_yticks(places, names)
+    axes.set_xlim(0, 1)
+    add_legend(axes, below=True)
+    best = np.nan_to_num(f1.values).max(axis=(1, 2))
+    figure.set_label(alt_text("Best F1 for each published name", best, names, "", 1.0))
     return figure
 
 

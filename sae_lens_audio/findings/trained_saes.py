@@ -1,10 +1,12 @@
-"""Small SAEs of a model's last two encoder blocks, trained on the packaged speech in a few minutes."""
+"""SAEs of a model's last two encoder blocks: the packaged ones, or small ones trained on packaged speech in minutes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +24,17 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.activations import CollectOptions, TensorActivations
 from sae_lens_audio.activations.reading import RowReader
-from sae_lens_audio.architectures import SAE, Tied, TiedConfig, TopK, TopKConfig
+from sae_lens_audio.architectures import SAE, NormalizedSAE, Tied, TiedConfig, TopK, TopKConfig
 from sae_lens_audio.evals.baselines import linear_bases
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
+from sae_lens_audio.findings.packaged_saes import RESIDUAL, Origin, packaged_sae
 from sae_lens_audio.training import Trainer, TrainingConfig
 
 TIED_FEATURES = 200
 TOPK_WIDTH, TOPK_K = 8, 32
 TIED, TOPK = "tied L1", "TopK"
+ARCHITECTURES = {TIED: "tied", TOPK: "topk"}  # of packaged SAEs
+SAESource = Literal["packaged", "trained"]
 MOST_BYTES = 512 << 20  # of activations, of all blocks together, in float16
 ENCODED = 2  # windows that are encoded together
 MOST_HELD_OUT = 20_000  # positions of held-out clips on which reconstruction is scored
@@ -50,15 +55,17 @@ class TrainedBlock:
 
     Attributes:
         saes: by name; :data:`TIED` and :data:`TOPK`.
+        origins: where each SAE is from.
         untrained: the tied form with its initial weights.
         bases: axes, principal and random directions, centered; from training activations.
-        curves: explained variance of held-out activations at points of the training.
+        curves: explained variance of held-out activations at points of the training, of SAEs trained in this run.
         held_out: activations of held-out speech.
     """
 
     number: int
     hook: str
-    saes: Mapping[str, SAE]
+    saes: Mapping[str, SAE | NormalizedSAE]
+    origins: Mapping[str, Origin]
     untrained: SAE
     bases: Mapping[str, LinearBasis]
     curves: Mapping[str, Float[np.ndarray, "point"]]
@@ -70,7 +77,7 @@ class TrainedSAEs:
     """SAEs of several blocks, and the held-out clips (packed into windows) to evaluate them on.
 
     Attributes:
-        n_rows: number of training activations of each SAE.
+        n_rows: number of training activations of each SAE that was trained in this run.
         recordings, windows: number of training recordings, and of the windows that they were packed into.
         seconds: CPU time of encoding and training.
     """
@@ -110,30 +117,80 @@ def has_phones(utterance: Clip) -> bool:
     return any(phone.label != SILENCE for phone in utterance.alignment.phones)
 
 
-def trained_saes(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
-    """Return the SAEs of the last two blocks, trained once per context."""
-    saes: TrainedSAEs = context.once("trained SAEs", lambda: _train(context, held_out))
-    return saes
+def saes_of(
+    context: Context, held_out: Sequence[Clip], source: SAESource = "packaged", runs: Path | None = None
+) -> TrainedSAEs:
+    """Return the SAEs of the last two blocks, once per context.
+
+    source: ``"packaged"`` uses the packaged SAEs that fit the checkpoint and trains the missing ones; ``"trained"``
+        trains all.
+    runs: folder of training runs, whose SAEs are used like packaged ones.
+    """
+    return context.once(_key(source, runs), lambda: _obtain(context, held_out, source, runs))
 
 
-def _train(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
+def saes_at_hand(
+    context: Context, source: SAESource = "packaged", runs: Path | None = None
+) -> tuple[dict[str, Mapping[str, SAE | NormalizedSAE]], dict[str, Mapping[str, Origin]]]:
+    """Return the SAEs that exist without training, and where they are from, by hook point and name.
+
+    They are those that :func:`saes_of` made for this context, or otherwise the packaged ones.
+    """
+    cached: TrainedSAEs | None = context.cached(_key(source, runs))
+    if cached is not None:
+        return {b.hook: b.saes for b in cached.blocks}, {b.hook: b.origins for b in cached.blocks}
+    if source == "trained":
+        return {}, {}
+    hooks = [f"encoder.blocks.{n}{RESIDUAL}" for n in blocks_of(context.model)]
+    packaged = {hook: _packaged(context, hook, runs) for hook in hooks}
+    return (
+        {hook: {name: sae for name, (sae, _) in saes.items()} for hook, saes in packaged.items()},
+        {hook: {name: origin for name, (_, origin) in saes.items()} for hook, saes in packaged.items()},
+    )
+
+
+def packed_windows(context: Context, held_out: Sequence[Clip]) -> tuple[Clip, ...]:
+    """Pack clips as for the scores."""
+    return pack(held_out, _room(context.model))
+
+
+def _key(source: SAESource, runs: Path | None) -> str:
+    return f"{source} SAEs{'' if runs is None else f' or of {runs}'}"
+
+
+def _obtain(context: Context, held_out: Sequence[Clip], source: SAESource, runs: Path | None) -> TrainedSAEs:
     began, model = time.process_time(), context.model
     numbers = blocks_of(model)
-    hooks = [f"encoder.blocks.{n}.hook_resid_post" for n in numbers]
+    hooks = [f"encoder.blocks.{n}{RESIDUAL}" for n in numbers]
+    packaged = {hook: _packaged(context, hook, runs) if source == "packaged" else {} for hook in hooks}
+    is_complete = all(len(saes) == len(ARCHITECTURES) for saes in packaged.values())
     rng = context.rng("order of windows")
     most = MOST_BYTES // (2 * len(hooks) * model.cfg.encoder.d_model)
-    windows = _windows(model, clips_of(model, training_speech(), own_times=False).utterances, most, rng)
+    windows = _windows(
+        model,
+        clips_of(model, training_speech(), own_times=False).utterances,
+        min(most, FITTED_ROWS) if is_complete else most,  # complete: only the controls are fitted
+        rng,
+    )
     n_windows, recordings = len(windows), n_packed(windows)
     rows = speech_rows(context, windows, hooks, "training speech")
     n_rows = len(rows[hooks[0]])
     del windows  # half an hour of samples
     tests = speech_rows(context, _windows(model, held_out, MOST_HELD_OUT, rng), hooks, "held-out speech")
     blocks = tuple(
-        _train_block(context, number, hook, rows.pop(hook), tests[hook].float())
+        _block(context, number, hook, rows.pop(hook), tests[hook].float(), packaged[hook])
         for number, hook in zip(numbers, hooks, strict=True)
     )
     seconds = round(time.process_time() - began, 1)
-    return TrainedSAEs(blocks, pack(held_out, _room(model)), n_rows, recordings, n_windows, seconds)
+    return TrainedSAEs(blocks, packed_windows(context, held_out), n_rows, recordings, n_windows, seconds)
+
+
+PackagedByName = dict[str, tuple[SAE | NormalizedSAE, Origin]]
+
+
+def _packaged(context: Context, hook: str, runs: Path | None) -> PackagedByName:
+    saes = {name: packaged_sae(context, hook, architecture, runs) for name, architecture in ARCHITECTURES.items()}
+    return {name: sae for name, sae in saes.items() if sae is not None}
 
 
 def _windows(model: HookedWhisper, clips: Sequence[Clip], most: int, rng: np.random.Generator) -> tuple[Clip, ...]:
@@ -146,25 +203,36 @@ def _room(model: HookedWhisper) -> float:
     return model.time.duration - SPARE
 
 
-def _train_block(
-    context: Context, number: int, hook: str, rows: Float[Tensor, "row d"], held_out: Float[Tensor, "test d"]
+def _block(
+    context: Context,
+    number: int,
+    hook: str,
+    rows: Float[Tensor, "row d"],
+    held_out: Float[Tensor, "test d"],
+    packaged: PackagedByName,
 ) -> TrainedBlock:
-    d = rows.shape[1]
-    source = TensorActivations({hook: rows})
-    tied = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed)
-    untrained = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed).eval()
-    topk = TopK(TopKConfig(d, TOPK_WIDTH * d, k=min(TOPK_K, d)), seed=context.seed)
-    watched = evenly(held_out, CURVE_ROWS)
-    saes, curves = {}, {}
-    for name, sae, config in ((TIED, tied, TIED_TRAINING), (TOPK, topk, TOPK_TRAINING)):
-        config = replace(config, seed=context.seed, batch=min(config.batch, len(rows)))
-        saes[name], curves[name] = fit(context, sae, source, config, watched, f"{name}, block {number}")
+    """Return the packaged SAEs of a block, with those trained that are missing."""
+    d, seed = rows.shape[1], context.seed
+    saes = {name: sae for name, (sae, _) in packaged.items()}
+    origins = {name: origin for name, (_, origin) in packaged.items()}
+    n_tied = saes[TIED].n_features if TIED in saes else TIED_FEATURES
+    new: dict[str, tuple[SAE, TrainingConfig]] = {}
+    if TIED not in saes:
+        new[TIED] = (Tied(TiedConfig(d, n_tied), seed=seed), TIED_TRAINING)
+    if TOPK not in saes:
+        new[TOPK] = (TopK(TopKConfig(d, TOPK_WIDTH * d, k=min(TOPK_K, d)), seed=seed), TOPK_TRAINING)
+    source, watched, curves = TensorActivations({hook: rows}), evenly(held_out, CURVE_ROWS), {}
+    for name, (sae, config) in new.items():
+        config = replace(config, seed=seed, batch=min(config.batch, len(rows)))
+        trained, curves[name] = fit(context, sae, source, config, watched, f"{name}, block {number}")
+        saes[name], origins[name] = trained.to(context.model.device), Origin(steps=config.steps)
     return TrainedBlock(
         number,
         hook,
-        {name: sae.to(context.model.device) for name, sae in saes.items()},
-        untrained.to(context.model.device),
-        linear_bases(evenly(rows, FITTED_ROWS).float(), context.seed),
+        {name: saes[name] for name in ARCHITECTURES},
+        {name: origins[name] for name in ARCHITECTURES},
+        Tied(TiedConfig(d, n_tied), seed=seed).eval().to(context.model.device),
+        linear_bases(evenly(rows, FITTED_ROWS).float(), seed),
         curves,
         held_out,
     )

@@ -26,7 +26,7 @@ class AutoLabel:
     Attributes:
         text: ``"/s/ 0.83"``, ``"nasals 0.71"``, ``"silence 0.90"`` or ``"—"``.
         label: the phone or class; empty for none.
-        score: held-out F1 of its detector; NaN for none.
+        score, precision, recall: held-out scores of its detector, ``score`` is the F1; NaN for none.
         lift: how far the F1 is above chance: 0 at chance, 1 for a perfect detector. Without a label, that of the best
             candidate; NaN without candidates.
         evidence: a sentence; if there is no label, the reason.
@@ -38,16 +38,37 @@ class AutoLabel:
     score: float
     evidence: str
     lift: float = float("nan")
+    precision: float = float("nan")
+    recall: float = float("nan")
+
+    @property
+    def text_with_scores(self) -> str:
+        """``"/s/ 0.83 (precision 0.90, recall 0.77)"``; :attr:`text` without a label, or if they are undefined."""
+        if not self.precision + self.recall >= 0:
+            return self.text
+        return f"{self.text} (precision {self.precision:.2f}, recall {self.recall:.2f})"
+
+
+class _Scores(NamedTuple):
+    """Held-out scores of a detector."""
+
+    f1: float
+    precision: float
+    recall: float
 
 
 @dataclass(frozen=True)
 class _Candidate:
     kind: Kind
     label: str
-    score: float
+    scores: _Scores
     chance: float
     evidence: str
     enough: bool
+
+    @property
+    def score(self) -> float:
+        return self.scores.f1
 
     @property
     def lift(self) -> float:
@@ -112,7 +133,10 @@ def _pick(candidates: list[_Candidate]) -> AutoLabel:
         return AutoLabel(NOTHING, "none", "", float("nan"), reason, highest)
     best = max(evident, key=lambda c: c.lift)  # of equal candidates the first
     shown = f"/{best.label}/" if best.kind == "phone" else best.label
-    return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence, best.lift)
+    return AutoLabel(
+        f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence, best.lift,
+        best.scores.precision, best.scores.recall,
+    )  # fmt: skip
 
 
 def _from_detector(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: float) -> _Candidate | None:
@@ -122,13 +146,14 @@ def _from_detector(kind: Kind, i: int, selectivity: Selectivity, top: Purity, fl
     same = top.labels[i] == label and selectivity.sign[i] > 0
     pure = same and top.purity[i] >= LEAST_PURITY
     side = "" if selectivity.sign[i] > 0 else ", by low values"
-    precision, recall, auc = selectivity.precision[i], selectivity.recall[i], selectivity.auc[i]
+    precision, recall, auc = float(selectivity.precision[i]), float(selectivity.recall[i]), selectivity.auc[i]
     evidence = (
         f"best-{kind} F1 {score:.2f} (precision {precision:.2f}, recall {recall:.2f}{side}) on held-out speakers, "
         f"{floor:.2f} at most with shifted labels; {_top_in_words(top, i, label)}; AUC {auc:.2f}"
     )
     enough = score > floor and selectivity.agreement[i] > 0.5 and (score >= LEAST_F1 or bool(pure))
-    return _Candidate(kind, label, score, _chance(selectivity, label), evidence, bool(enough))
+    scores = _Scores(score, precision, recall)
+    return _Candidate(kind, label, scores, _chance(selectivity, label), evidence, bool(enough))
 
 
 def _from_top_examples(kind: Kind, i: int, selectivity: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
@@ -136,14 +161,14 @@ def _from_top_examples(kind: Kind, i: int, selectivity: Selectivity, top: Purity
     label = top.labels[i]
     if not label or top.n[i] < _MIN_EXAMPLES:
         return None
-    score = float(selectivity.f1_by_label[i, selectivity.names.index(label)])
+    scores = _of_label(selectivity, i, label)
     chance = float(np.nanmax(control.purity)) if np.isfinite(control.purity).any() else 0.0
     evidence = (
         f"{top.hits[i]} of the top {top.n[i]} examples, {chance:.0%} at most with shifted labels; "
-        f"F1 {score:.2f} on held-out speakers"
+        f"F1 {scores.f1:.2f} (precision {scores.precision:.2f}, recall {scores.recall:.2f}) on held-out speakers"
     )
     enough = bool(top.purity[i] >= LEAST_PURITY and top.purity[i] > chance)
-    return _Candidate(kind, label, score, _chance(selectivity, label), evidence, enough)
+    return _Candidate(kind, label, scores, _chance(selectivity, label), evidence, enough)
 
 
 def _top_in_words(top: Purity, i: int, label: str) -> str:
@@ -156,12 +181,22 @@ def _silence_candidate(i: int, selectivity: Selectivity, control: Selectivity) -
     if SILENCE not in selectivity.names:
         return None
     label = selectivity.names.index(SILENCE)
-    score, shifted = float(selectivity.f1_by_label[i, label]), control.f1_by_label[:, label]
+    scores, shifted = _of_label(selectivity, i, SILENCE), control.f1_by_label[:, label]
     responds = selectivity.auc_by_label[i, label] > 0.5  # a feature that is low in silence responds to speech
     floor = float(np.nanmax(shifted)) if np.isfinite(shifted).any() else 0.0
-    evidence = f"F1 {score:.2f} for silence on held-out speakers, {floor:.2f} at most with shifted labels"
-    enough = bool(responds) and score > floor and score >= LEAST_F1
-    return _Candidate("silence", "silence", score, _chance(selectivity, SILENCE), evidence, enough)
+    evidence = (
+        f"F1 {scores.f1:.2f} (precision {scores.precision:.2f}, recall {scores.recall:.2f}) for silence on held-out "
+        f"speakers, {floor:.2f} at most with shifted labels"
+    )
+    enough = bool(responds) and scores.f1 > floor and scores.f1 >= LEAST_F1
+    return _Candidate("silence", "silence", scores, _chance(selectivity, SILENCE), evidence, enough)
+
+
+def _of_label(selectivity: Selectivity, i: int, label: str) -> _Scores:
+    place = i, selectivity.names.index(label)
+    return _Scores(*(float(x[place]) for x in (
+        selectivity.f1_by_label, selectivity.precision_by_label, selectivity.recall_by_label,
+    )))  # fmt: skip
 
 
 def _chance(selectivity: Selectivity, label: str) -> float:

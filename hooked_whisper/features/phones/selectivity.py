@@ -28,6 +28,7 @@ from hooked_whisper.protocols import SILENCE
 
 MIN_TOKENS = 50
 _AT_ONCE = 1024  # features times labels per block: about 1 MB per intermediate array
+_BY_LABEL = ("auc_by_label", "f1_by_label", "precision_by_label", "recall_by_label")
 ByFeature = Float[np.ndarray, "feature"]
 ByLabel = Float[np.ndarray, "feature label"]
 
@@ -50,7 +51,8 @@ class Selectivity(Tabular):
             circularly shifted labels if given, else Miller-Madow's. NaN for overlapping classes.
         information_share: ``information`` divided by the labels' entropy.
         auc_by_label: of every label, for high values; ``1 - auc`` for low ones.
-        f1_by_label: held-out F1 of every label, with sign and threshold from the training rows.
+        f1_by_label, precision_by_label, recall_by_label: held-out scores of every label, with sign and threshold from
+            the training rows.
         shares: share of the held-out rows with each label.
     """
 
@@ -71,6 +73,8 @@ class Selectivity(Tabular):
     information_share: ByFeature
     auc_by_label: Float[np.ndarray, "feature _"]
     f1_by_label: Float[np.ndarray, "feature _"]
+    precision_by_label: Float[np.ndarray, "feature _"]
+    recall_by_label: Float[np.ndarray, "feature _"]
     shares: Float[np.ndarray, "label"]
 
     @cached_property
@@ -85,9 +89,8 @@ class Selectivity(Tabular):
         return tuple(self.names[i] for i in np.flatnonzero(~self.searched & ~silent))
 
     def without_tables(self) -> Selectivity:
-        """Copy without ``auc_by_label`` and ``f1_by_label``, which take most of the memory."""
-        empty = np.zeros((len(self.best), 0))
-        return replace(self, auc_by_label=empty, f1_by_label=empty)
+        """Copy without the scores of every label, which take most of the memory."""
+        return replace(self, **dict.fromkeys(_BY_LABEL, np.zeros((len(self.best), 0))))
 
     @staticmethod
     def joined(parts: Sequence[Selectivity]) -> Selectivity:
@@ -258,9 +261,8 @@ def _of_no_labels(n: int) -> Selectivity:
         searched=np.zeros(0, dtype=bool),
         best=whole - 1,
         sign=whole,
-        auc_by_label=table,
-        f1_by_label=table,
         shares=np.zeros(0),
+        **dict.fromkeys(_BY_LABEL, table),
         **{name: np.full(n, np.nan) for name in measured},
     )
 
@@ -309,6 +311,8 @@ def _assess_chunk(
         "information_share": share,
         "auc_by_label": auc,
         "f1_by_label": _ratio(2.0 * pooled[0], pooled[1] + pooled[2]),
+        "precision_by_label": _ratio(pooled[0], pooled[1]),
+        "recall_by_label": _ratio(pooled[0], pooled[2]),
     }
 
 

@@ -75,6 +75,10 @@ class Context:
         result: T = self._cache[name]
         return result
 
+    def cached(self, name: str) -> Any | None:
+        """Return the result that :meth:`once` has for a name, or ``None``."""
+        return self._cache.get(name)
+
     def rng(self, name: str) -> np.random.Generator:
         """Return a random generator that is seeded by ``name``, so that the draws of one finding do not change
         another's."""

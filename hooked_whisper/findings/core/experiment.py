@@ -12,9 +12,11 @@ import numpy as np
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.findings.core.context import Context, seeded_rng
 from hooked_whisper.findings.core.finding import Finding
-from hooked_whisper.findings.core.records import Table
+from hooked_whisper.findings.core.records import PageLink, Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 Measured = TypeVar("Measured")
@@ -107,6 +109,15 @@ class Experiment(ABC, Generic[Measured]):
     @abstractmethod
     def draw(self, finding: Finding) -> list[Figure]:
         """Return figures of a finding that has measurements. They use nothing but the finding."""
+
+    def write_pages(self, finding: Finding, context: Context, folder: Path) -> tuple[PageLink, ...]:
+        """Write pages with sound that the page of findings links, and return the links; none by default.
+
+        Args:
+            finding: of this experiment on this context, or one that an earlier run saved.
+            folder: of the page of findings.
+        """
+        return ()
 
     def parameters(self, context: Context) -> dict[str, Any]:
         """Return the settings of the protocol, which the finding records."""

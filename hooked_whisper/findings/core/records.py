@@ -154,3 +154,11 @@ class Example:
     transcripts: tuple[tuple[str, str], ...]
     spans: tuple[Span, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """A page beside the page of findings: its path from the folder of both, and the text of the link."""
+
+    path: str
+    text: str

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.experiment import Experiment, Setting
 from hooked_whisper.findings.core.finding import Finding
+from hooked_whisper.findings.core.records import PageLink
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 
@@ -46,6 +49,9 @@ class TwoProtocols(Experiment[Any]):
 
     def setting(self, context: Context) -> Setting:
         return self.version(context.is_organism).setting(context)
+
+    def write_pages(self, finding: Finding, context: Context, folder: Path) -> tuple[PageLink, ...]:
+        return self.version(context.is_organism).write_pages(finding, context, folder)
 
     def draw(self, finding: Finding) -> list[Figure]:
         names = [measurement.name for measurement in finding.measurements]

@@ -284,6 +284,8 @@ def _smaller(selectivity: Selectivity) -> Selectivity:
         selectivity,
         auc_by_label=selectivity.auc_by_label.astype(np.float32),
         f1_by_label=selectivity.f1_by_label.astype(np.float32),
+        precision_by_label=selectivity.precision_by_label.astype(np.float32),
+        recall_by_label=selectivity.recall_by_label.astype(np.float32),
     )
 
 

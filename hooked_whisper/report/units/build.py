@@ -148,7 +148,7 @@ def build_site(
         noun,
         basis_name,
         labeling.measure,
-        {index: label.text for index, label in zip(shown, labeling.names, strict=False) if label.label},
+        {index: label.text_with_scores for index, label in zip(shown, labeling.names, strict=False) if label.label},
     )
     writer = SiteWriter(out, info)
     wanted = [example for place, index in enumerate(shown) for example in _wanted(scanned, place, index, options)]

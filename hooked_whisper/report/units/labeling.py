@@ -10,11 +10,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from hooked_whisper.corpora import Clip, Recording, own_alignments_fact
 from hooked_whisper.corpora.windows import Part
-from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.hook_basis import HookBasis, SelectedFeatures
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from hooked_whisper.features.phones.labeled_evaluation import FeatureCounts, evaluate_bases
@@ -106,7 +105,7 @@ class Labeling:
         shown = np.argsort(-(counts.sum(axis=0)), kind="stable")[:_PHONES_SHOWN]
         return replace(
             unit,
-            label=name.text,
+            label=name.text_with_scores,
             evidence=name.evidence,
             score=None if unit.stats.dead or not np.isfinite(name.lift) else float(name.lift),
             ranges=tuple(self._range(unit, place, i) for i in range(len(unit.ranges))),
@@ -146,27 +145,6 @@ class Labeling:
         return OnsetMeans(lags, {self.counts.names[i]: means[i] for i in best})
 
 
-@dataclass(frozen=True, eq=False)
-class _Subset:
-    """Some features of a basis, or of the activations: phones are counted only for units that get a page."""
-
-    basis: FeatureBasis | None
-    indices: tuple[int, ...]
-
-    @property
-    def n_features(self) -> int:
-        return len(self.indices)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        names = None if self.basis is None else self.basis.labels
-        return tuple(str(i) if names is None else names[i] for i in self.indices)
-
-    def encode(self, activations: Tensor) -> Tensor:
-        whole = activations if self.basis is None else self.basis.encode(activations)
-        return whole[..., list(self.indices)]
-
-
 def label_units(
     model: HookedWhisper,
     corpus: Sequence[Recording],
@@ -183,7 +161,7 @@ def label_units(
     if len(speakers) < 2:
         why = "none: no recording has phones" if not clips else "none: labels need two speakers or more"
         return Labeling(facts=(("phone labels", why),))
-    hook_basis = HookBasis(scanned.hook, _Subset(basis, tuple(units)))
+    hook_basis = HookBasis(scanned.hook, SelectedFeatures(basis, tuple(units)))
     with torch.no_grad():
         counts = evaluate_bases(model, clips, {"units": hook_basis}, track=track, seed=seed)["units"]
     names = autolabels(

@@ -102,6 +102,12 @@ class SiteWriter:
         strongest = [record["moment"] for e, record in zip(unit.examples, examples, strict=True) if e.group == "top"]
         self._rows[unit.index] = index_row(unit, clips, strongest[0] if strongest else "")
 
+    def strongest_sound(self, index: int) -> str:
+        """Return the path, from the site's folder, of the amplified strongest moment of a unit that was added; empty if
+        it has no examples."""
+        moment = self._rows[index][-1]
+        return f"clips/{moment}.mp3" if moment else ""
+
     def finish(self) -> None:
         """Write the index.
 
