@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from sae_lens_audio.benchmark.data import BenchmarkData
@@ -99,7 +99,7 @@ def threshold_f1(n: Int[np.ndarray, "latent bin phone"]) -> Float[np.ndarray, "l
     return f1
 
 
-def average_precision(right: Int[np.ndarray, "*more bin"], every: Int[np.ndarray, "*more bin"]) -> np.ndarray:
+def average_precision(right: Num[np.ndarray, "*more bin"], every: Num[np.ndarray, "*more bin"]) -> np.ndarray:
     """Return the average precision from the right and from all positions by bin; NaN without right ones."""
     said, ranked = right.sum(-1), every.cumsum(-1)
     precision = np.divide(right.cumsum(-1), ranked, out=np.zeros(ranked.shape), where=ranked > 0)

@@ -27,7 +27,7 @@ EXPLAINED = Metric(
     "higher",
     "share",
     "1 minus the squared error over the squared distance from the mean of the scored positions. Its parts are the "
-    "same with only the k latents of each position kept that contribute most: the curve of fidelity against sparsity.",
+    "same with only the k latents of each position that contribute most: the curve of fidelity against sparsity.",
     "SAEBench, core metrics",
 )
 COSINE = Metric(
@@ -85,8 +85,8 @@ class Fidelity:
             order = (latents.abs() * norms).topk(max(sizes), dim=1)
             for k in sizes:
                 index = order.indices[:, :k]
-                kept = torch.zeros_like(latents).scatter(1, index, latents.gather(1, index))
-                errors[k] += float((aim.double() - subject.decode(kept, rows).double()).square().sum())
+                sparse = torch.zeros_like(latents).scatter(1, index, latents.gather(1, index))
+                errors[k] += float((aim.double() - subject.decode(sparse, rows).double()).square().sum())
         return {f"k={k}": 1 - error / spread for k, error in errors.items()} if spread else {}
 
 

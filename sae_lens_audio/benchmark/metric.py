@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.data import BenchmarkData
@@ -49,6 +49,7 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class MetricFamily(Protocol):
     """Metrics that one computation yields.
 
@@ -75,7 +76,7 @@ class MetricFamily(Protocol):
 
 
 def estimate_by_speaker(
-    counts: Float[np.ndarray, "speaker *more"],
+    counts: Num[np.ndarray, "speaker *more"],
     statistic: Callable[[Float[np.ndarray, "draw *more"]], Float[np.ndarray, "draw"]],
     seed: int = 0,
     draws: int = DRAWS,
@@ -88,7 +89,11 @@ def estimate_by_speaker(
     """
     n = len(counts)
     flat = counts.reshape(n, -1).astype(np.float64)
-    drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=draws)
-    weights = np.concatenate([np.ones((1, n)), drawn])
-    values = statistic((weights @ flat).reshape(-1, *counts.shape[1:]))
+    values = statistic((speaker_weights(n, seed, draws) @ flat).reshape(-1, *counts.shape[1:]))
     return Estimate.of(values[0], values[1:] if n > 1 else [])
+
+
+def speaker_weights(n: int, seed: int = 0, draws: int = DRAWS) -> Float[np.ndarray, "draw speaker"]:
+    """Return how often each of ``n`` speakers is in each bootstrap sample; the first row has each once, for the data."""
+    drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=draws)
+    return np.concatenate([np.ones((1, n)), drawn])

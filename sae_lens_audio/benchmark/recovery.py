@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from sae_lens_audio.benchmark.binned import (
@@ -31,14 +31,14 @@ PHONE_F1 = Metric(
     "F1 of phones",
     "higher",
     "F1",
-    "F1 of the best latent of each phone, mean over phones. Latent, sign and threshold are chosen on other speakers.",
+    "F1 of the best latent of each phone, mean over phones. Latent, sign and threshold are selected on other speakers.",
 )
 PHONE_AP = Metric(
     "phone_ap",
     "AP of phones",
     "higher",
     "AP",
-    "Average precision of the best latent of each phone, mean over phones. Latent and sign are chosen on other "
+    "Average precision of the best latent of each phone, mean over phones. Latent and sign are selected on other "
     "speakers. Unlike the AUC, it is not capped by the positions at which a sparse latent is 0.",
 )
 COVERAGE = Metric(
@@ -55,7 +55,7 @@ DETECTORS = Metric(
     "higher",
     "share",
     f"Share of live latents with an F1 of {DETECTOR_F1:g} or more for their best phone. Phone, sign and threshold are "
-    "chosen on other speakers.",
+    "selected on other speakers.",
     "finding F6",
 )
 
@@ -73,7 +73,7 @@ class PhoneRecovery:
         best = [_BestLatents.none(len(data.phones)) for _ in range(data.n_folds)]
         detected = []
         for block in latent_blocks(latents, data):
-            best = [chosen.updated(block, fold) for fold, chosen in enumerate(best)]
+            best = [best_latents.updated(block, fold) for fold, best_latents in enumerate(best)]
             detected.append(_detected(block, data))
         hits, ranked = _hits(latents, best, data), _ranked(latents, best, data)
         detectors = np.concatenate(detected, axis=1)
@@ -137,11 +137,11 @@ def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speak
         flat = f1.reshape(len(every), -1).argmax(1)
         bins, phone = np.divmod(flat, f1.shape[2])
         sign = f1[every, bins, phone].reshape(block.signs, n_latents).argmax(0)
-        chosen = sign * n_latents + np.arange(n_latents)
-        threshold = block.edges[chosen, np.minimum(bins[chosen], BINS - 1)]
+        selected = sign * n_latents + np.arange(n_latents)
+        threshold = block.edges[selected, np.minimum(bins[selected], BINS - 1)]
         rows = np.flatnonzero(data.fold == fold)
-        predicted = block.values[torch.from_numpy(rows)][:, torch.from_numpy(chosen)].numpy() >= threshold
-        said = data.phone[rows, None] == phone[chosen]
+        predicted = block.values[torch.from_numpy(rows)][:, torch.from_numpy(selected)].numpy() >= threshold
+        said = data.phone[rows, None] == phone[selected]
         of_speaker = (data.speaker[rows] == np.arange(len(data.speakers))[:, None]).astype(np.float32)
         for k, mask in enumerate((predicted & said, predicted, said)):
             counted[..., k] += np.rint(of_speaker @ mask.astype(np.float32)).astype(np.int64)
@@ -153,10 +153,10 @@ def _hits(
 ) -> Int[np.ndarray, "speaker phone 3"]:
     """Return true positives, predicted and said positions by held-out speaker."""
     counted = np.zeros((len(data.speakers), len(data.phones), 3), dtype=np.int64)
-    for fold, chosen in enumerate(best):
+    for fold, best_latents in enumerate(best):
         rows = np.flatnonzero(data.fold == fold)
         said = data.phone[rows, None] == np.arange(len(data.phones))
-        predicted = of_signed(latents, rows, chosen.latent) >= chosen.threshold
+        predicted = of_signed(latents, rows, best_latents.latent) >= best_latents.threshold
         for k, mask in enumerate((said & predicted, predicted, said)):
             np.add.at(counted[..., k], data.speaker[rows], mask)
     return counted
@@ -168,10 +168,12 @@ def _ranked(
     """Return right and all positions by held-out speaker, phone and bin of the latent that ranks them."""
     n_phones = len(data.phones)
     counted = np.zeros((len(data.speakers), 2, n_phones, BINS + 1), dtype=np.int64)
-    for fold, chosen in enumerate(best):
+    for fold, best_latents in enumerate(best):
         rows = np.flatnonzero(data.fold == fold)
-        edges = bin_edges(torch.from_numpy(of_signed(latents, np.flatnonzero(data.fold != fold), chosen.ranked_latent)))
-        values = of_signed(latents, rows, chosen.ranked_latent)
+        edges = bin_edges(
+            torch.from_numpy(of_signed(latents, np.flatnonzero(data.fold != fold), best_latents.ranked_latent))
+        )
+        values = of_signed(latents, rows, best_latents.ranked_latent)
         bins = np.where(values > 0, (values[:, :, None] < edges).sum(2), BINS)
         said = data.phone[rows, None] == np.arange(n_phones)
         speaker, phone = np.broadcast_arrays(data.speaker[rows, None], np.arange(n_phones))
@@ -180,7 +182,7 @@ def _ranked(
     return counted
 
 
-def _f1(sums: Float[np.ndarray, "*more 3"], alive: bool = False) -> Float[np.ndarray, "*more"]:
+def _f1(sums: Num[np.ndarray, "*more 3"], alive: bool = False) -> Float[np.ndarray, "*more"]:
     """Return the F1 from true positives, predicted and said positions; NaN where nothing was said (with ``alive``:
     where nothing was counted)."""
     both = sums[..., 1] + sums[..., 2]

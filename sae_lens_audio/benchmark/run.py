@@ -14,10 +14,11 @@ from torch import Tensor
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.findings.core.finding import Estimate
+from hooked_whisper.findings.core.packing import SPARE
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.architectures import SAE
 from sae_lens_audio.benchmark import attached
-from sae_lens_audio.benchmark.data import BenchmarkData, benchmark_data
+from sae_lens_audio.benchmark.data import MIN_TOKENS, BenchmarkData, benchmark_data
 from sae_lens_audio.benchmark.families import families
 from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores
@@ -46,14 +47,15 @@ class BenchmarkOptions:
 
     Attributes:
         attached_clips: number of clips to decode with each subject attached; 0 skips these scores.
-        room: seconds of a window that are filled with clips of one speaker, to encode fewer windows; 0: one window per
-            clip.
+        min_tokens: of a phone, to be judged.
+        pack: fill windows with clips of one speaker, which is several times faster and changes activations slightly.
         language: of the texts.
         seed: of folds, controls and bootstrap samples.
     """
 
     attached_clips: int = 40
-    room: float | int = 29
+    min_tokens: int = MIN_TOKENS
+    pack: bool = True
     language: str = "en"
     seed: int = 0
 
@@ -139,8 +141,14 @@ def run_benchmark(
         raise ArgumentError(f"seeds names {unknown[0]!r}, which is not among the SAEs")
     points = benchmark_points(model, hook, hook_out)
     data = benchmark_data(
-        model, clips, points.names, fitted, seed=options.seed, room=float(options.room) or None
-    )  # fmt: skip
+        model,
+        clips,
+        points.names,
+        fitted,
+        min_tokens=options.min_tokens,
+        seed=options.seed,
+        room=model.time.duration - SPARE if options.pack else None,
+    )
     subjects = _subjects(saes, data, points, facts, options.seed)
     scored = {}
     for subject in track(subjects, "subjects"):

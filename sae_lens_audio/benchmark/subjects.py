@@ -150,6 +150,10 @@ class _Identity:
 
     n_features: int
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(f"neuron {i}" for i in range(self.n_features))
+
     def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return activations
 

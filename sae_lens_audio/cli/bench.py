@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hooked_whisper.corpora import Clip, Recording
     from sae_lens_audio.formats import LoadedSAE
 
-ATTACHED, CLIPS, FITTED = 40, 400, 60
+ATTACHED, CLIPS, FITTED, MIN_TOKENS = 40, 400, 60, 20
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
         "--attached", type=not_negative, default=ATTACHED, metavar="N",
         help=f"clips to decode with each SAE attached, 0 for none ({ATTACHED})",
     )  # fmt: skip
+    parser.add_argument(
+        "--min-tokens", type=positive, default=MIN_TOKENS, metavar="N", help=f"skip rarer phones ({MIN_TOKENS})"
+    )
     parser.add_argument(
         "--fit-audio", metavar="PLACE",
         help="recordings to fit means and principal directions on (default: the packaged training voices)",
@@ -83,7 +86,9 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
     fitted_clips = labeled_clips(model, fitted, FITTED)
     points = benchmark_points(model, hooks.reads, hooks.predicts)
     rows = gather_rows(model, fitted_clips.clips, points.names, language=parsed.language, seed=parsed.seed)
-    options = BenchmarkOptions(attached_clips=parsed.attached, language=parsed.language, seed=parsed.seed)
+    options = BenchmarkOptions(
+        attached_clips=parsed.attached, min_tokens=parsed.min_tokens, language=parsed.language, seed=parsed.seed
+    )
 
     def track(steps: Sequence[Any], what: str) -> Iterable[Any]:
         bar: Iterable[Any] = tqdm(steps, what, disable=not sys.stderr.isatty())

@@ -1,0 +1,162 @@
+"""A whole benchmark on a small model: controls, resuming, JSON and back, the page, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.errors import ArgumentError, CheckpointError
+from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
+from sae_lens_audio.architectures import TopKTranscoder, TopKTranscoderConfig
+from sae_lens_audio.benchmark import (
+    Benchmark,
+    BenchmarkOptions,
+    ScoreStore,
+    benchmark_points,
+    load_benchmark,
+    run_benchmark,
+)
+from sae_lens_audio.benchmark.page import render_page
+from sae_lens_audio.benchmark.run import all_metrics
+from sae_lens_audio.evals.rows import gather_rows
+from tests.findings.worlds import small_model
+from tests.sae.evals.clips import HOOK, tones
+
+D = 32
+OPTIONS = BenchmarkOptions(attached_clips=2, min_tokens=8, pack=False)
+CLIPS = tones(9)
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    return small_model(0)
+
+
+@pytest.fixture(scope="module")
+def fitted(model: HookedWhisper) -> dict[str, torch.Tensor]:
+    return gather_rows(model, tones(12)[9:], benchmark_points(model, HOOK).names)
+
+
+@pytest.fixture(scope="module")
+def saes() -> dict[str, TopK]:
+    return {f"<sae {seed}>": TopK(TopKConfig(D, 40, k=3), seed=seed).eval() for seed in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def benchmark_(model: HookedWhisper, saes: dict[str, TopK], fitted: dict[str, torch.Tensor]) -> Benchmark:
+    return run_benchmark(model, saes, HOOK, CLIPS, fitted, OPTIONS, seeds=tuple(saes), facts={"<sae 0>": {"k": 3}})
+
+
+def test_every_control_is_beside_the_saes(benchmark_: Benchmark) -> None:
+    names = [subject.name for subject in benchmark_.subjects]
+    assert names[:2] == ["<sae 0>", "<sae 1>"]
+    assert {
+        "residual axes", "pca", "random directions", "untrained", "neurons", "residual axes, 3 largest",
+        "pca, 3 largest", "<sae 0>, shifted labels", "mean ablation", "zero ablation", "2 seeds",
+    } <= set(names)  # fmt: skip
+    assert benchmark_.estimate("<sae 0>", "l0").value == 3
+    assert benchmark_.estimate("zero ablation", "cross_entropy_recovered").value == pytest.approx(0)
+    assert benchmark_.estimate("random directions", "phone_f1").value is not None
+    assert benchmark_.estimate("random directions", "explained_variance").value is None
+    assert [metric.name for metric in benchmark_.metrics] == [metric.name for metric in all_metrics()]
+
+
+def test_wrong_names_are_refused(
+    benchmark_: Benchmark, model: HookedWhisper, saes: dict[str, TopK], fitted: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(ArgumentError, match="phone_f1"):
+        benchmark_.estimate("pca", "phone_f2")
+    with pytest.raises(ArgumentError, match="no subject 'pcb'"):
+        benchmark_.estimate("pcb", "phone_f1")
+    with pytest.raises(ArgumentError, match="name of a control"):
+        run_benchmark(model, {"pca": saes["<sae 0>"]}, HOOK, CLIPS, fitted, OPTIONS)
+    with pytest.raises(ArgumentError, match="not among the SAEs"):
+        run_benchmark(model, saes, HOOK, CLIPS, fitted, OPTIONS, seeds=("x",))
+    with pytest.raises(ArgumentError, match="at least one"):
+        run_benchmark(model, {}, HOOK, CLIPS, fitted, OPTIONS)
+    with pytest.raises(ArgumentError, match="names 2 points"):
+        benchmark_points(model, "encoder.blocks.*.hook_resid_post")
+    one_speaker = [clip for clip in CLIPS if clip.speaker == CLIPS[0].speaker]
+    with pytest.raises(ArgumentError, match="1 speaker"):
+        run_benchmark(model, saes, HOOK, one_speaker, fitted, OPTIONS)
+
+
+def test_resumed_equals_uninterrupted(
+    benchmark_: Benchmark, model: HookedWhisper, saes: dict[str, TopK], fitted: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """The second run reads what the first stored, except for one file, which was damaged."""
+    for _ in range(2):
+        again = run_benchmark(
+            model, saes, HOOK, CLIPS, fitted, OPTIONS, seeds=tuple(saes), store=ScoreStore(tmp_path, "key")
+        )
+        stored = sorted(tmp_path.glob("*.json"))
+        stored[0].write_text(stored[0].read_text()[:40])
+    for subject in benchmark_.subjects:
+        for metric in benchmark_.metrics:
+            if metric.name != "latency":
+                assert again.estimate(subject.name, metric.name) == benchmark_.estimate(subject.name, metric.name)
+    other = ScoreStore(tmp_path, "another key")
+    assert not other.has("pca") and ScoreStore(tmp_path, "key").has("pca")
+
+
+def test_json_and_back(benchmark_: Benchmark, tmp_path: Path) -> None:
+    benchmark_.save(tmp_path)
+    loaded = load_benchmark(tmp_path)
+    assert loaded.to_json() == benchmark_.to_json() and repr(loaded) == repr(benchmark_)
+    assert loaded.to_rows() == benchmark_.to_rows()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "other"}', '{"format": "sae_lens_audio/benchmark/1"}'])
+def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"bench\.json"):
+        load_benchmark(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_benchmark(tmp_path / "missing")
+
+
+def test_page_escapes_names_and_needs_no_network(benchmark_: Benchmark) -> None:
+    page = render_page(benchmark_)
+    assert "&lt;sae 0&gt;" in page and "<sae 0>" not in page
+    assert "http" not in page.replace("http-equiv", "") and "<svg" in page
+
+
+def test_transcoders_are_scored_on_what_they_predict(model: HookedWhisper) -> None:
+    reads, writes = "encoder.blocks.1.ln2.hook_normalized", "encoder.blocks.1.hook_mlp_out"
+    points = benchmark_points(model, reads, writes)
+    rows = gather_rows(model, CLIPS[:3], points.names)
+    transcoder = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3)).eval()
+    scored = run_benchmark(model, {"t": transcoder}, reads, CLIPS, rows, OPTIONS, hook_out=writes)
+    assert (scored.hook, scored.hook_out) == (reads, writes)
+    assert scored.estimate("t", "cross_entropy_recovered").value is not None
+    assert scored.estimate("t", "explained_variance").value is not None
+
+
+def test_command_writes_table_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import soundfile
+
+    from hooked_whisper.corpora import to_textgrid
+    from sae_lens_audio.cli.parser import main
+
+    small_model(0).save_pretrained(tmp_path / "model")
+    metadata = Metadata(hook_name="encoder.blocks.1", checkpoint="small", padding="dropped")
+    save_sae(TopK(TopKConfig(D, 40, k=3)), tmp_path / "topk", metadata)
+    for clip in CLIPS:
+        folder = tmp_path / "audio" / clip.speaker
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{clip.alignment.utterance}.wav", clip.samples, 16_000)
+        (folder / f"{clip.alignment.utterance}.TextGrid").write_text(to_textgrid(clip.alignment), encoding="utf-8")
+    audio, fit = ["--audio", str(tmp_path / "audio"), "--speaker-folders"], str(tmp_path / "audio" / CLIPS[0].speaker)
+    options = ["--min-tokens", "8", "--attached", "2", "--threads", "1", "--fit-audio", fit]
+    arguments = ["bench", str(tmp_path / "topk"), "--model", str(tmp_path / "model"), *audio, *options]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "untrained" in shown and "bench.html" in shown
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["model"] == "small"
+    assert (tmp_path / "out" / "bench.html").is_file()
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--seeds", "topk"]) == 1
+    assert "two or more" in capsys.readouterr().err
