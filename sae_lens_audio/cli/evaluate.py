@@ -32,7 +32,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "saes",
         nargs="+",
         metavar="FOLDER",
-        help="SAEs of one hook point (folders in the format of SAELens, sparsify or dictionary_learning)",
+        help="SAEs of one hook point (folders in the format of SAELens, sparsify or dictionary_learning, or names of "
+        "packaged SAEs such as tiny.en/encoder.blocks.2)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="output folder (default: evaluation)"

@@ -13,7 +13,11 @@ from sae_lens_audio.cli.records import add_record_arguments, check_weights, hook
 
 def add_features(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``features``."""
-    parser.add_argument("sae", metavar="FOLDER", help="an SAE (SAELens, sparsify, dictionary_learning)")
+    parser.add_argument(
+        "sae",
+        metavar="FOLDER",
+        help="an SAE (SAELens, sparsify, dictionary_learning), or a packaged one such as tiny.en/encoder.blocks.2",
+    )
     add_site(parser)
     add_record_arguments(parser)
 

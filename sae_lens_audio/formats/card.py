@@ -59,13 +59,14 @@ def describe_sae(
     origin: str,
     license: str | None,
     saelens: str,
-    more: str = "",
+    after_example: str = "",
+    limits: str = "",
 ) -> bytes:
     """Return a card of an SAE.
 
     Args:
         arguments: of ``SAE.from_pretrained``. origin: how the SAE comes to the reader, as part of a sentence.
-        more: Markdown after the loading example.
+        after_example, limits: Markdown after the loading example and after the scores.
     """
     facts = {
         "hook point": metadata.hook_name,
@@ -90,10 +91,10 @@ sae = SAE.from_pretrained({arguments})
 print(sae.cfg.hook_name)
 ```
 
-{more}{markdown_table(facts)}
+{after_example}{markdown_table(facts)}
 """
     extra = metadata.extra
-    return card(_front(license), body + _scores(extra) + _speech(extra) + _recipe(extra))
+    return card(_front(license), body + _scores(extra) + limits + _speech(extra) + _recipe(extra))
 
 
 def collection_card(repo_id: str, license: str | None) -> bytes:

@@ -9,13 +9,13 @@ from sae_lens_audio.formats.card import describe_sae
 from sae_lens_audio.pretrained.catalog import DEFAULT_RULE, FOLDER, AvailableSAE, find_sae, real_saes
 
 CARD = "README.md"
-_LIMITS = """## Limits
+_LIMITS = """
+## Limits
 
-- Trained on synthetic speech and telephone prompts, {hours}. Scores on other speech, noise and languages can be lower.
+- Trained on {hours} of speech, mostly synthetic. Scores on other speech, noise and languages can be lower.
 - A feature that fires on one phone is not evidence that the model uses that phone: ablate it and compare with controls.
 - The number and meaning of features depend on size, sparsity penalty and seed. Do not count features as concepts.
 - It takes activations of these weights at this hook point, without padding. Attached to another model, it warns.
-
 """
 
 
@@ -26,7 +26,10 @@ def packaged_card(sae: AvailableSAE, is_default: bool) -> bytes:
     metadata = loaded.metadata
     hours = metadata.extra.get("speech_hours")
     total = f"{sum(hours.values()):.0f} hours" if isinstance(hours, dict) else "a few hours"
-    default = f'`SAE.from_pretrained("{sae.release}", "{sae.hook}")` loads it too: it is {DEFAULT_RULE}.\n\n'
+    default = (
+        f'`SAE.from_pretrained("{sae.release}", "{sae.hook}")` loads it too, as the default of the hook point: '
+        f"{DEFAULT_RULE}.\n\n"
+    )
     return describe_sae(
         loaded.sae,
         metadata,
@@ -35,7 +38,8 @@ def packaged_card(sae: AvailableSAE, is_default: bool) -> bytes:
         origin="packaged with sae_lens_audio in float16",
         license="mit",
         saelens=loaded.sae.inner.to_saelens().architecture,
-        more=(default if is_default else "") + _LIMITS.format(hours=total),
+        after_example=(default if is_default else "") + "The weights are under the MIT license, as Whisper's are.\n\n",
+        limits=_LIMITS.format(hours=total),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -122,6 +123,8 @@ def package_one(
     half = copy.deepcopy(exact).to_dtype(torch.float16)
     rounded = copy.deepcopy(half).float()
     extra = dict(loaded.metadata.extra)
+    if isinstance(extra.get("command"), str):
+        extra["command"] = re.sub(r"(?<=\s)/\S*/", "", extra["command"])  # folders of the machine that trained it
     for name, (rows, described) in scored.items():
         before, after = (_scores(sae, rows) for sae in (exact, rounded))
         if not is_half:
