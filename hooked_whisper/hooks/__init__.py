@@ -5,6 +5,7 @@ from hooked_whisper.hooks.activation_cache import ActivationCache
 from hooked_whisper.hooks.hook_names import Names, resolve_names
 from hooked_whisper.hooks.hook_point import HookHandle, HookPoint, StackClock
 from hooked_whisper.hooks.root_module import HookedRootModule, Hooks
+from hooked_whisper.hooks.sae_origin import SAEModelWarning
 
 __all__ = [
     "ActivationCache",
@@ -13,6 +14,7 @@ __all__ = [
     "HookedRootModule",
     "Hooks",
     "Names",
+    "SAEModelWarning",
     "StackClock",
     "resolve_names",
 ]
