@@ -22,8 +22,8 @@ SMALLEST_SHIFT = 0.1  # of the labeled positions of a clip
 
 
 def shifted_labels(
-    ids: Sequence[Int[np.ndarray, "position"]], rng: np.random.Generator
-) -> list[Int[np.ndarray, "position"]]:
+    ids: Sequence[Int[np.ndarray, "_position"]], rng: np.random.Generator
+) -> list[Int[np.ndarray, "_position"]]:
     """Shift the labels of every utterance circularly by a random number of positions, at least 10 % of those labeled.
 
     This is the control for measures whose rows are not independent: the shift keeps the frequency of each label and the
