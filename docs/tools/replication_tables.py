@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.bench.markdown import table
 from docs.tools.replicate import MODELS, SPEECH, cells
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
+from hooked_whisper.findings.core.records import Measurement
 from hooked_whisper.findings.core.serialization import load_findings
 from hooked_whisper.findings.registry import REGISTRY
 
@@ -70,8 +71,10 @@ def sentence_on(id: str, folder: Path) -> str:
 def filled_sentence(sentence: str, runs: Runs) -> str:
     """Return a sentence with numbers in place of ``{MODEL/SPEECH|criterion}`` and ``{MODEL/SPEECH|criterion|control}``.
 
+    ``{MODEL/SPEECH|measurement|entry, entry}`` is a value of a saved measurement, with an entry of each of its axes.
+
     Raises:
-        KeyError: there is no such run, criterion or control.
+        KeyError: there is no such run, criterion, control, measurement or entry.
     """
 
     def number(match: re.Match[str]) -> str:
@@ -81,7 +84,10 @@ def filled_sentence(sentence: str, runs: Runs) -> str:
             for criterion in finding.criteria:
                 if criterion.name == match[2]:
                     return _value(finding, criterion, match[3])
-        raise KeyError(f"no criterion {match[2]!r} in {match[1]}")
+            for measurement in finding.measurements:
+                if measurement.name == match[2] and match[3]:
+                    return _cell(measurement, match[3].split(", "))
+        raise KeyError(f"no criterion or measurement {match[2]!r} in {match[1]}")
 
     return _PLACE.sub(number, sentence)
 
@@ -92,6 +98,15 @@ def _value(finding: Finding, criterion: Criterion, control: str | None) -> str:
         values = {c.name: c.values for c in finding.controls}
         estimate = values[control][criterion.name]
     return f"{format_estimate(estimate)}{f' {criterion.unit}' if criterion.unit else ''}"
+
+
+def _cell(measurement: Measurement, entries: Sequence[str]) -> str:
+    """Return a value by the entries of all axes, as text."""
+    where = {
+        axis.name: next((entry for entry in axis.entries if str(entry) == text), text)
+        for axis, text in zip(measurement.axes, entries, strict=True)
+    }
+    return format_number(float(measurement.at(**where)))
 
 
 def _sentences(folder: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ from sae_lens_audio.demo import load_demo
 from sae_lens_audio.evals.attached import AttachedScores
 from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation
-from sae_lens_audio.evals.phones import PhoneScores
+from sae_lens_audio.evals.phones import COVERS_F1, PhoneScores
 from sae_lens_audio.evals.rows import gather_rows
 from sae_lens_audio.findings.estimates import least, most
 from sae_lens_audio.findings.published import CLAIM, SUMMARY, TIED_FEATURES_BY_EAR
@@ -258,7 +258,7 @@ def _by_phone(blocks: Sequence[DemoBlock]) -> Measurement:
 def _scores_table(blocks: Sequence[DemoBlock]) -> Table:
     columns = (
         "block", "features", "number", "L0", "explained variance", "dead", "WER attached", "cross-entropy recovered",
-        "mean best-phone F1", "share with F1 0.3", "phone's best F1", "phones covered (AUC)",
+        "mean best-phone F1", "share with F1 0.3", "phone's best F1", "phones covered (AUC)", "phones covered (F1 0.7)",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for block in blocks:
@@ -273,10 +273,10 @@ def _scores_table(blocks: Sequence[DemoBlock]) -> Table:
                 f"{_value(attached.wer(key)):.1%}" if was_attached else "",
                 f"{_value(attached.recovered('cross_entropy', key)):.3f}" if was_attached else "",
                 f"{_value(phones.mean_f1):.3f}", f"{_value(phones.found_share):.2f}", f"{_value(phones.phone_f1):.3f}",
-                f"{_value(phones.covered_by_auc):.2f}",
+                f"{_value(phones.covered_by_auc):.2f}", f"{(phones.best_f1 >= COVERS_F1).mean():.2f}",
             ))  # fmt: skip
         for name in ("clean", "mean ablation", "zero ablation"):
-            rows.append((str(block.number), name, *[""] * 4, f"{_value(attached.wer(name)):.1%}", *[""] * 5))
+            rows.append((str(block.number), name, *[""] * 4, f"{_value(attached.wer(name)):.1%}", *[""] * 6))
     return Table("Scores by block", "this run, held-out speakers and sentences", columns, tuple(rows))
 
 

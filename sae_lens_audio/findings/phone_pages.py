@@ -165,7 +165,8 @@ def _facts(windows: Sequence[Clip]) -> tuple[tuple[str, str], ...]:
     seconds = sum(clip.duration for clip in windows)
     return (
         ("speech on these pages", f"{seconds / 60:.1f} minutes by {len(speakers)} speakers"),
-        ("phone labels", "thresholds from other speakers than scores"),
+        ("phone labels", "from this speech; thresholds from other speakers than scores"),
+        ("sentences on the pages", "scores on all speech of the finding"),
     )
 
 

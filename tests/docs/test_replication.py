@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ def finding(value: float, id: str = "F3") -> Finding:
     control = Control("random heads", "", {"WER difference": Estimate(0.0)})
     wide = Measurement("wide", (Axis("k", tuple(range(100)), ""),), np.zeros(100), "")
     return Finding(id, "t", "c", "p", "m", {}, {}, (criterion,), (control,), (wide,), seconds=3.0)
+
+
+def by_name() -> Measurement:
+    axes = (Axis("name", ("r", "an/in/on")), Axis("block", (2, 3)))
+    return Measurement("F1", axes, np.array([[0.5, 0.6], [0.1, 0.25]]))
 
 
 @pytest.fixture
@@ -55,6 +61,10 @@ def test_sentences_take_their_numbers_from_the_runs(folder) -> None:
     runs = read_runs(folder)
     text = "It is {tiny.en/packaged|WER difference}, at random {tiny.en/packaged|WER difference|random heads}."
     assert filled_sentence(text, runs) == "It is 0.9 [0.8, 1], at random 0."
+    runs["tiny.en", "packaged"][0]["F3"] = replace(finding(0.9), measurements=(by_name(),))
+    assert filled_sentence("F1 {tiny.en/packaged|F1|an/in/on, 3}", runs) == "F1 0.25"
+    with pytest.raises(KeyError, match="no entry '4'"):
+        filled_sentence("{tiny.en/packaged|F1|r, 4}", runs)
     with pytest.raises(KeyError, match="no criterion"):
         filled_sentence("{tiny.en/packaged|WER}", runs)
 
