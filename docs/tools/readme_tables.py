@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from docs.tools.replication_tables import numbers_table, verdicts_table
+from docs.tools.sae_tables import sae_speech_table
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
 from hooked_whisper.findings.core.serialization import load_findings
@@ -107,6 +108,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "organism": organism_table,
     "verdicts": verdicts_table,
     "numbers": numbers_table,
+    "sae-speech": sae_speech_table,
 }
 
 

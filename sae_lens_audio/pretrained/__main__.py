@@ -19,13 +19,10 @@ from hooked_whisper._support.ranks import OF_PASSES, OF_STEPS, torchrun_ranks
 from hooked_whisper.cli.model_arguments import device_of, not_negative, positive, threads
 from hooked_whisper.errors import ConfigError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.activations import ActivationStore
-from sae_lens_audio.pretrained.recipes import Reads, read_recipes, recipe_names
+from sae_lens_audio.pretrained.recipes import read_recipes, recipe_names
 from sae_lens_audio.pretrained.runs import Run, collect, open_speech, train
 
 log = logging.getLogger(__name__)
-
-BLOCKS = {"tiny.en": (0, 1, 2, 3), "base": (2, 3, 4, 5)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,19 +69,14 @@ def _run(parsed: argparse.Namespace, command: str) -> None:
     model = HookedWhisper.from_pretrained(parsed.model, device=device)
     blocks = _blocks(parsed, model)
     acts = parsed.acts or parsed.runs / parsed.model / "activations"
-    kinds: list[Reads] = list(dict.fromkeys(recipe.reads for recipe in recipes))
     with torchrun_ranks(torch.device("cpu"), OF_PASSES) as ranks:
-        stores: dict[Reads, ActivationStore] = {
-            reads: collect(model, corpus, reads, blocks, acts, ranks) for reads in kinds
-        }
+        store = collect(model, corpus, recipes, blocks, acts, ranks)
     del model
     runs = [Run(recipe, block, seed) for recipe in recipes for block in blocks for seed in parsed.seeds]
     with torchrun_ranks(device, OF_STEPS) as ranks:
         for run in runs:
             folder = parsed.runs / parsed.model / run.name
-            train(
-                run, stores[run.recipe.reads], folder, command=command, steps=parsed.steps, device=device, ranks=ranks
-            )
+            train(run, store, folder, command=command, steps=parsed.steps, device=device, ranks=ranks)
 
 
 def _blocks(parsed: argparse.Namespace, model: HookedWhisper) -> list[int]:

@@ -13,6 +13,8 @@ from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.settings import Settings, parse_settings
 
 FOLDER = Path(__file__).with_name("recipes")
+BLOCKS: Mapping[str, tuple[int, ...]] = {"tiny.en": (0, 1, 2, 3), "base": (2, 3, 4, 5)}
+"""Encoder blocks that are trained by default."""
 Reads = Literal["resid", "mlp"]
 _KEYS = {"reads", "expansion", "d_sae", "levels", "sae", "training"}
 

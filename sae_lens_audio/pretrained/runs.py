@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,17 @@ from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper.corpora import Recording, Split, open_corpus
 from hooked_whisper.errors import AudioError
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.activations import ActivationStore, CollectOptions, StoredActivations, collect_activations
+from sae_lens_audio.activations import (
+    ActivationStore,
+    CollectOptions,
+    StoredActivations,
+    collect_activations,
+    open_store,
+)
+from sae_lens_audio.activations.manifest import MANIFEST, Manifest, header_of, read_manifest
+from sae_lens_audio.activations.reading import RowReader
 from sae_lens_audio.formats import save_sae
-from sae_lens_audio.pretrained.recipes import Reads, Recipe, hooks_of
+from sae_lens_audio.pretrained.recipes import Recipe, hooks_of
 from sae_lens_audio.training.runs import TrainingRows, trainer_of
 from sae_lens_audio.training.settings import Settings
 
@@ -30,7 +39,8 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.03  # share of the rows, of the speakers with the fewest, to score on
 EARLY = (1 / 16, 1 / 4)  # shares of the steps after which the SAE is written too
-SHARD_ROWS = 2**16
+SHARD_ROWS = 2**15  # of up to 12 hook points
+SHARDS_TOGETHER = 16
 KINDS = ("flite", "human", "kokoro")  # beginnings of the names of speakers in our training speech
 
 
@@ -65,15 +75,31 @@ def open_speech(places: Sequence[str]) -> list[Recording]:
 def collect(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    reads: Reads,
+    recipes: Sequence[Recipe],
     blocks: Sequence[int],
     folder: Path,
     ranks: TorchRanks | None = None,
 ) -> ActivationStore:
-    """Collect the activations that recipes of one kind read at some blocks, or open them if ``folder`` has them."""
-    hooks = [hook for block in blocks for hook in hooks_of(reads, block)]
-    place = folder / "-".join([reads, *map(str, blocks)])
-    return collect_activations(model, corpus, hooks, place, CollectOptions(shard_rows=SHARD_ROWS), ranks=ranks)
+    """Collect the activations that recipes read at some blocks, in one pass, below ``folder``.
+
+    A finished store there that has these hook points, and perhaps more, of the same corpus is opened instead.
+    """
+    kinds = sorted({recipe.reads for recipe in recipes})
+    hooks = [hook for reads in kinds for block in blocks for hook in hooks_of(reads, block)]
+    options = CollectOptions(shard_rows=SHARD_ROWS)
+    header = header_of(corpus, RowReader(model, hooks, options))
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        if _has_all(read_manifest(path.parent), header):
+            return open_store(path.parent, verify=False)
+    name = "-".join([*kinds, *map(str, blocks)])
+    return collect_activations(model, corpus, hooks, folder / name, options, progress=sys.stderr.isatty(), ranks=ranks)
+
+
+def _has_all(manifest: Manifest, header: Mapping[str, Any]) -> bool:
+    """Whether a store is finished and has the hook points of ``header``, and the rest of it is equal."""
+    hooks = {hook["name"] for hook in manifest.header["hooks"]}
+    same = all(manifest.header.get(key) == value for key, value in header.items() if key != "hooks")
+    return manifest.complete and same and {hook["name"] for hook in header["hooks"]} <= hooks
 
 
 def split_off_speakers(store: ActivationStore, share: float = HELD_OUT) -> Split:
@@ -121,7 +147,7 @@ def train(
     recordings, test = split_off_speakers(store)
     hooks = run.recipe.hooks(run.block)
     settings = run.recipe.settings(store.width(hooks[0]), run.block, run.seed, steps)
-    rows = TrainingRows(StoredActivations(store, hooks, recordings, settings.activations.shards_together), store, test)
+    rows = TrainingRows(StoredActivations(store, hooks, recordings, SHARDS_TOGETHER), store, test)
     hours = hours_by_kind(store)
     origin = {"recipe": run.recipe.name, "speech_hours": hours, "command": command, "machine": machine(device, ranks)}
     trainer = trainer_of(settings, rows, folder, corpus=_described(hours), origin=origin, device=device, ranks=ranks)

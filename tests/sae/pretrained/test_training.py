@@ -1,0 +1,154 @@
+"""The command that trains SAEs from recipes: a whole run on the demo model, interrupted runs, held-out speakers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hooked_whisper.corpora import split_by_speaker
+from sae_lens_audio import load_sae
+from sae_lens_audio.activations import open_store
+from sae_lens_audio.pretrained.__main__ import main
+from sae_lens_audio.pretrained.recipes import Recipe
+from sae_lens_audio.pretrained.runs import finished_metadata, open_speech, split_off_speakers
+from sae_lens_audio.speech.build import TABLE
+from sae_lens_audio.training import Trainer
+from sae_lens_audio.training.checkpoint import CHECKPOINT
+from sae_lens_audio.training.settings import Settings
+from tests.corpora.sounds import write_noise
+
+SPEAKERS = ("human-a", "flite-b", "kokoro-c", "kokoro-d")
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of noise by four speakers, of whom the first has the least."""
+    folder = tmp_path_factory.mktemp("speech")
+    rows = []
+    for number in range(8):
+        speaker = SPEAKERS[number % 4]
+        write_noise(folder / f"{number}.wav", 2.0 + number % 4, seed=number)
+        rows.append({"file_name": f"{number}.wav", "text": "noise", "speaker": speaker, "language": "en"})
+    (folder / TABLE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(speech: Path, small_batches: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of two recipes, one of them a transcoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(command(speech, folder, "topk-x2", "transcoder-x8")) == 0
+    return folder / "demo"
+
+
+@pytest.fixture(scope="module")
+def small_batches() -> Iterator[None]:
+    """Batches that the small corpus can fill."""
+    settings_of = Recipe.settings
+
+    def settings(self: Recipe, d_model: int, block: int, seed: int = 0, steps: int | None = None) -> Settings:
+        settings = settings_of(self, d_model, block, seed, steps)
+        return replace(settings, training=replace(settings.training, batch=64))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "settings", settings)
+        yield
+
+
+def command(speech: Path, folder: Path, *recipes: str) -> list[str]:
+    words = ["--model", "demo", "--audio", str(speech), "--runs", str(folder), "--blocks", "1", "--steps", "32"]
+    return [*words, "--device", "cpu", "--threads", "1", "--recipes", *recipes]
+
+
+def test_run_writes_half_precision_with_its_origin(trained: Path) -> None:
+    loaded = load_sae(trained / "encoder.blocks.1-topk-x2/sae")
+    assert loaded.sae.dtype == torch.float16 and loaded.sae.n_features == 256
+    extra = loaded.metadata.extra
+    assert extra["recipe"] == "topk-x2" and extra["trained_rows"] == 32 * 64 and extra["seconds"] > 0
+    assert set(extra["speech_hours"]) == {"flite", "human", "kokoro"}
+    assert "--recipes topk-x2" in extra["command"] and "1 CPU thread" in extra["machine"]
+    assert set(extra["held_out"]) == {"rows", "explained_variance", "l0", "dead"}
+    assert loaded.metadata.checkpoint == "demo" and "hours of speech" in loaded.metadata.corpus
+
+
+def test_transcoder_records_both_points(trained: Path) -> None:
+    metadata = load_sae(trained / "encoder.blocks.1-transcoder-x8/sae").metadata
+    assert metadata.hook_name == "encoder.blocks.1.ln2.hook_normalized"
+    assert metadata.hook_name_out == "encoder.blocks.1.hook_mlp_out"
+
+
+def test_early_saes_differ_from_the_last(trained: Path) -> None:
+    folder = trained / "encoder.blocks.1-topk-x2"
+    early, later, last = (load_sae(folder / name).sae.float() for name in ("at-0.0625", "at-0.25", "sae"))
+    distance = [float((sae.W_dec - last.W_dec).detach().norm()) for sae in (early, later)]
+    assert distance[0] > distance[1] > 0
+
+
+def test_finished_runs_are_not_repeated(trained: Path, speech: Path) -> None:
+    weights = trained / "encoder.blocks.1-topk-x2/sae/sae_weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main(command(speech, trained.parent, "topk-x2")) == 0
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_interrupted_run_ends_with_the_same_weights(
+    trained: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = load_sae(trained / "encoder.blocks.1-topk-x2/sae").sae
+    name = "encoder.blocks.1-topk-x2"
+    step, count = Trainer.step, []
+
+    def interrupted(self: Trainer):
+        count.append(0)
+        if len(count) == 20:
+            raise KeyboardInterrupt
+        return step(self)
+
+    shutil.copytree(trained / "activations", tmp_path / "demo/activations")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", interrupted)
+        main(command(speech, tmp_path, "topk-x2"))
+    folder = tmp_path / "demo" / name
+    assert finished_metadata(folder) is None and (folder / CHECKPOINT).is_file()
+    assert main(command(speech, tmp_path, "topk-x2")) == 0
+    sae = load_sae(folder / "sae").sae
+    assert torch.equal(sae.W_dec, reference.W_dec) and torch.equal(sae.W_enc, reference.W_enc)
+
+
+def test_speakers_with_the_fewest_rows_are_held_out(trained: Path) -> None:
+    store = open_store(trained / "activations/mlp-resid-1")
+    train, test = split_off_speakers(store, 0.1)
+    assert {store.recordings[k].speaker for k in test} == {"human-a"}
+    assert {store.recordings[k].speaker for k in train} == set(SPEAKERS[1:])
+    both = split_off_speakers(store, 0.99)
+    assert {store.recordings[k].speaker for k in both.train} == {"kokoro-d"}  # one speaker remains
+    assert len(both.train) + len(both.test) == len(store.recordings)
+
+
+def test_mistakes_are_reported(speech: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = command(speech, tmp_path, "topk-x2")
+    assert main([*words, "--blocks", "9"]) == 1 and "blocks 0 to 3" in caplog.text
+    assert main(command(speech, tmp_path, "topk-2")) == 1 and "did you mean 'topk-x2'" in caplog.text
+    twice = [str(speech), str(speech)]
+    assert main([*words, "--audio", *twice]) == 1 and "occur twice" in caplog.text
+
+
+def test_store_with_more_points_is_used(trained: Path, speech: Path, tmp_path: Path) -> None:
+    stores = trained / "activations"
+    words = [*command(speech, tmp_path, "transcoder-x8"), "--acts", str(stores)]
+    assert main(words) == 0
+    assert [path.name for path in stores.iterdir()] == ["mlp-resid-1"]
+    assert load_sae(tmp_path / "demo/encoder.blocks.1-transcoder-x8/sae").sae.predicts_other_hook
+
+
+def test_corpora_are_mixed(speech: Path) -> None:
+    corpus = open_speech([str(speech)])
+    ids = [recording.id for recording in corpus]
+    assert ids != sorted(ids) and open_speech([str(speech)])[0].id == ids[0]
+    assert split_by_speaker(corpus).train.size
