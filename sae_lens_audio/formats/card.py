@@ -129,6 +129,9 @@ def _scores(extra: Mapping[str, Any]) -> str:
     if isinstance(rounding, Mapping):
         changes = ", ".join(f"{_SCORES.get(name, name)} {value:+.1e}" for name, value in rounding.items())
         text += f"\nRounding the weights to float16 changed the scores of the last column by: {changes}.\n"
+    benchmark = extra.get("benchmark")
+    if isinstance(benchmark, Mapping):
+        text += f"\n### Benchmark\n\nValue, 95 % interval by speaker, unit.\n\n{markdown_table(benchmark)}\n"
     return text
 
 

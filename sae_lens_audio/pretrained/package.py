@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
 from sae_lens_audio.evals.rows import gather_rows
 from sae_lens_audio.formats import LoadedSAE, load_sae, save_sae
+from sae_lens_audio.pretrained.benchmark_scores import store_benchmark_scores, without_folders
 from sae_lens_audio.pretrained.cards import write_cards
 from sae_lens_audio.pretrained.catalog import FOLDER, AvailableSAE, AvailableSAEs, real_saes, saes_in_runs
 
@@ -51,21 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sae_lens_audio.pretrained.package", description=__doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of training runs, RUNS/MODEL/NAME/sae")
     parser.add_argument("--human", metavar="PLACE", help="recordings of people to score on, such as TIMIT's sample")
+    parser.add_argument(
+        "--benchmark", type=Path, nargs="+", default=[], metavar="FILE", help="bench.json with scores for the cards"
+    )
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="output folder (default: the package's)")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        package(parsed.runs, parsed.human, parsed.to)
+        package(parsed.runs, parsed.human, parsed.benchmark, parsed.to)
     except HookedWhisperError as error:
         log.error("error: %s", error)
         return 1
     return 0
 
 
-def package(runs: Path, human: str | None = None, to: Path = FOLDER) -> None:
+def package(runs: Path, human: str | None = None, benchmarks: Sequence[Path] = (), to: Path = FOLDER) -> None:
     """Write the folders of the SAEs that ship, from ``runs``, and their cards, below ``to``.
 
-    human: corpus of human speech to score on.
+    human: corpus of human speech to score on. benchmarks: files of ``sae-lens-audio bench`` with scores for the cards.
 
     Raises:
         CheckpointError: ``runs`` has none of them, one was trained on other weights, or all are larger than
@@ -88,6 +91,9 @@ def package(runs: Path, human: str | None = None, to: Path = FOLDER) -> None:
             loaded = _checked(sae, model)
             scored = {name: (rows[name][sae.hook_name], described[name]) for name in corpora}
             package_one(loaded, to / sae.release / sae.sae_id, scored)
+    scored_ids = store_benchmark_scores(real_saes(to), benchmarks)
+    if benchmarks:
+        log.info("scores of the benchmark: %s", ", ".join(scored_ids) or "none of these SAEs is in the files")
     write_cards(to)
     log.info("%s", AvailableSAEs(tuple(real_saes(to))))
     total = packaged_bytes(to)
@@ -124,7 +130,7 @@ def package_one(
     rounded = copy.deepcopy(half).float()
     extra = dict(loaded.metadata.extra)
     if isinstance(extra.get("command"), str):
-        extra["command"] = re.sub(r"(?<=\s)/\S*/", "", extra["command"])  # folders of the machine that trained it
+        extra["command"] = without_folders(extra["command"])
     for name, (rows, described) in scored.items():
         before, after = (_scores(sae, rows) for sae in (exact, rounded))
         if not is_half:
