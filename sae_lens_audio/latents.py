@@ -32,6 +32,7 @@ from hooked_whisper.patching.positions import PositionsLike, read_positions
 from hooked_whisper.protocols import AttachableSAE, Positions
 
 FwdHooks = list[tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]]
+Site = str | Sequence[str]
 Latents = int | Sequence[int] | Int[Tensor, "latent"]
 Numbers = float | int | Sequence[float | int] | Float[Tensor, "latent"]
 Unit = Literal["positions", "seconds", "tokens"]
@@ -40,19 +41,20 @@ _ACTS, _ERROR = ".hook_sae_acts_post", ".hook_sae_error"
 
 
 @renamed_arguments(where="positions")
-def ablate_latents(hook: str, latents: Latents, positions: PositionsLike = None, unit: Unit = "positions") -> FwdHooks:
+def ablate_latents(hook: Site, latents: Latents, positions: PositionsLike = None, unit: Unit = "positions") -> FwdHooks:
     """Return hooks that set latents to 0; arguments as for :func:`clamp_latents`."""
     return clamp_latents(hook, latents, 0.0, positions, unit)
 
 
 @renamed_arguments(where="positions")
 def clamp_latents(
-    hook: str, latents: Latents, values: Numbers, positions: PositionsLike = None, unit: Unit = "positions"
+    hook: Site, latents: Latents, values: Numbers, positions: PositionsLike = None, unit: Unit = "positions"
 ) -> FwdHooks:
     """Return hooks that set latents to fixed values, active or not.
 
     Args:
-        hook: the hook point where the SAE is attached (its name, published name, or that of its latents).
+        hook: the hook point where the SAE is attached (its name, published name, or that of its latents); for a
+            crosscoder, the list of its hook points, or the first of them.
         latents: indices.
         values: one for all, or one per latent, in the scale of the latents.
         positions, unit: where to act, see :func:`hooked_whisper.patching.read_positions`: encoder positions or seconds,
@@ -72,7 +74,7 @@ def clamp_latents(
 
 @renamed_arguments(where="positions")
 def steer_latents(
-    hook: str,
+    hook: Site,
     latents: Latents,
     coefficient: Numbers,
     by: Literal["add", "scale"] = "add",
@@ -99,7 +101,8 @@ class LatentAttribution(Tabular):
 
     values: gradient times latent, ``[row, position, d_sae]``; 0 where a latent is inactive.
     latents: activations of the latents. gradients: of the metric; with ``steps`` their mean along the path.
-    error: gradient times SAE error, ``[row, position]``; ``None`` without an error term, and with ``steps``.
+    error: gradient times SAE error, ``[row, position]``, summed over the hook points of a crosscoder; ``None`` without
+        an error term, and with ``steps``.
     metric: with unchanged latents, ``[row]``. unit: of the metric and of ``values``.
     axes: names of the axes of ``values``.
     """
@@ -159,13 +162,13 @@ class LatentAttribution(Tabular):
 def latent_attribution(
     model: HookedWhisper,
     sae: AttachableSAE,
-    hook: str,
+    hook: Site,
     mel: Float[Tensor, "clip mel frame"],
     tokens: Int[Tensor, "row token"],
     metric: Metric,
     *,
     use_error_term: bool = True,
-    hook_out: str | None = None,
+    hook_out: Site | None = None,
     positions: Selection | Bool[Tensor, "row position"] | None = None,
     steps: int | None = None,
 ) -> LatentAttribution:
@@ -193,7 +196,13 @@ def latent_attribution(
     site = _site(hook)
     with (
         torch.enable_grad(),
-        model.attach_sae(sae, site, use_error_term=use_error_term, hook_out=hook_out, positions=positions),
+        model.attach_sae(
+            sae,
+            site if isinstance(hook, str) else hook,
+            use_error_term=use_error_term,
+            hook_out=hook_out,
+            positions=positions,
+        ),
     ):
         run = _Run(model, site, mel, tokens, metric, use_error_term and steps is None)
         if steps is None:
@@ -237,7 +246,9 @@ class _Run:
             leaves[hook.name] = (x if scale == 1 or hook.name.endswith(_ERROR) else scale * x).requires_grad_()
             return leaves[hook.name]
 
-        names = [f"{self.site}{_ACTS}", *([f"{self.site}{_ERROR}"] if self.with_error else [])]
+        span = self.model.hook_dict[f"{self.site}{_ACTS}"].span  # type: ignore[attr-defined]
+        errors = [n for n, p in self.model.hook_dict.items() if n.endswith(_ERROR) and p.span == span]  # type: ignore[attr-defined]
+        names = [f"{self.site}{_ACTS}", *(errors if self.with_error else [])]
         with self.model.hooks(fwd_hooks=[(names, scaled)]):
             value = self._value()
         if not backward:
@@ -246,8 +257,8 @@ class _Run:
         latents = leaves[names[0]].detach()
         error = None
         if self.with_error:
-            product = leaves[names[1]].detach() * gradients[1]
-            error = product.flatten(latents.dim() - 1).sum(-1)
+            products = [leaves[n].detach() * g for n, g in zip(names[1:], gradients[1:], strict=True)]
+            error = sum((product.flatten(latents.dim() - 1).sum(-1) for product in products), torch.tensor(0.0))
         return _Pass(latents, gradients[0], error, value.detach())
 
     def _value(self) -> Float[Tensor, "row"]:
@@ -295,7 +306,7 @@ class _Edit:
 
 
 def _edit(
-    hook: str, latents: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
+    hook: Site, latents: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
 ) -> FwdHooks:
     site = _site(hook)
     of_tokens = not is_per_clip(site)
@@ -307,8 +318,11 @@ def _edit(
     return [(f"{site}{_ACTS}", _Edit(latents, change, where))]
 
 
-def _site(hook: str) -> str:
-    return canonical_name(hook.removesuffix(_ACTS))
+def _site(hook: Site) -> str:
+    """Return the name of the point whose ``hook_sae_acts_post`` holds the latents."""
+    if not isinstance(hook, str) and not hook:
+        raise ArgumentError("hook is empty: name the hook point where the SAE is attached")
+    return canonical_name((hook if isinstance(hook, str) else hook[0]).removesuffix(_ACTS))
 
 
 def _indices(latents: Latents) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ Names of the points, and an error term that does not mask edits: SAELens (``Hook
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,26 +29,25 @@ from torch import Tensor
 from hooked_whisper._support.indices import Selection
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import HookedWhisperError, PatchError
+from hooked_whisper.hooks.attach_crosscoder import attached_crosscoder
 from hooked_whisper.hooks.attach_layout import AttachedPositions, VectorLayout, fitting_layout, sae_positions
+from hooked_whisper.hooks.attach_parts import (
+    SAEHookPoint,
+    call_sae,
+    check_free,
+    declared_size,
+    decode_with,
+    equal,
+    inserted,
+    selected,
+    single_point,
+    through,
+    with_error,
+)
 from hooked_whisper.hooks.hook_names import SAE_PART
 from hooked_whisper.hooks.hook_point import HookPoint
 from hooked_whisper.hooks.root_module import HookedRootModule
 from hooked_whisper.protocols import AttachableSAE
-
-
-class SAEHookPoint(HookPoint):
-    """A hook point of an attached SAE. It is not part of the model's modules, weights or copies."""
-
-    def __init__(self, name: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> None:
-        sizes = {**site.sizes, **sizes}
-        super().__init__(*axes, sizes=sizes, per_clip=site._declared_per_clip, shared=site.shared)
-        self.name = name
-        self.clock = site.clock
-        self._site = site.name
-
-    @property
-    def site(self) -> str:
-        return self._site
 
 
 @contextmanager
@@ -56,15 +55,21 @@ def attached_sae(
     model: HookedRootModule,
     cfg: WhisperConfig,
     sae: AttachableSAE,
-    hook: str,
+    hook: str | Sequence[str],
     *,
     use_error_term: bool,
-    hook_out: str | None,
+    hook_out: str | Sequence[str] | None,
     positions: Selection | Bool[Tensor, "row place"] | None,
 ) -> Iterator[None]:
     """Attach an SAE for a block of code, see :meth:`~hooked_whisper.model.WhisperCore.attach_sae`."""
-    source = _single_point(model, hook)
-    target = source if hook_out is None else _single_point(model, hook_out)
+    if declared_size(sae, "n_blocks") is not None:
+        with attached_crosscoder(
+            model, cfg, sae, hook, use_error_term=use_error_term, hook_out=hook_out, positions=positions
+        ):
+            yield
+        return
+    source = single_point(model, hook)
+    target = source if hook_out is None else single_point(model, hook_out)
     attached = _checked_attachment(model, cfg, sae, source, target, hook_out is not None, use_error_term, positions)
     with ExitStack() as stack:
         stack.callback(attached.detach)
@@ -79,15 +84,6 @@ def attached_sae(
             stack.callback(source.add_reader(attached.read_source).remove)
             target._replacement = attached.replace_target
         yield
-
-
-def _single_point(model: HookedRootModule, name: str) -> HookPoint:
-    points = model.hook_points(name)
-    if len(points) != 1:
-        raise PatchError(f"{name!r} names {len(points)} points: attach an SAE at one point")
-    if points[0].site != points[0].name:
-        raise PatchError(f"{points[0].name} belongs to an attached SAE: attach at a point of the model")
-    return points[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +116,7 @@ class _AttachedSAE:
         self.latent_layout = VectorLayout(layout_in.axes, n_features)
 
         def point(part: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> SAEHookPoint:
-            return SAEHookPoint(f"{source.name}{SAE_PART}{part}", site, axes, **sizes)
+            return SAEHookPoint(f"{source.name}{SAE_PART}{part}", site, axes, (source.name, target.name), **sizes)
 
         self.input = point("input", source, source.axes)
         self.acts = point("acts_post", source, (*layout_in.axes, "d_sae"), d_sae=n_features)
@@ -147,6 +143,8 @@ class _AttachedSAE:
         """Encode the activation that a transcoder reads."""
         self._encoded = self._encode_from(x)
 
+    read_source.in_read_pass = True  # type: ignore[attr-defined]  # see ReadPass
+
     def replace_target(self, x: Tensor) -> Tensor:
         """Replace the activation that a transcoder predicts."""
         encoded, self._encoded = self._encoded, None
@@ -159,47 +157,33 @@ class _AttachedSAE:
 
     def _encode_from(self, x: Tensor) -> _Encoded:
         mask = None if self.positions is None else self.positions.in_tensor(x, self.source, self.layout_in.axes)
-        activation = self.layout_in.vectors(_selected(x, mask))
-        sae_input = _through(self.input, activation, mask, self.layout_in, lambda: x)
+        activation = self.layout_in.vectors(selected(x, mask))
+        sae_input = through(self.input, activation, mask, self.layout_in, lambda: x)
         latents = self._encode(sae_input)
 
         def zeros() -> Tensor:
             assert mask is not None
             return latents.new_zeros(*mask.shape, latents.shape[-1])
 
-        edited_latents = _through(self.acts, latents, mask, self.latent_layout, zeros)
+        edited_latents = through(self.acts, latents, mask, self.latent_layout, zeros)
         return _Encoded(activation, sae_input, latents, edited_latents, mask)
 
     def _decode_into(self, x: Tensor, encoded: _Encoded) -> Tensor:
         mask, layout = encoded.mask, self.layout_out
-        activation = layout.vectors(_selected(x, mask))
+        activation = layout.vectors(selected(x, mask))
         decoded = self._decode(encoded.edited_latents, encoded.input, activation)
-        recons = _through(self.recons, decoded, mask, layout, lambda: x)
-        rows = recons if self.error is None else self._with_error(activation, encoded, decoded, recons, x)
-        out = layout.tensor(rows)
-        return self.output(out if mask is None else x.index_put((mask,), out))
-
-    def _with_error(self, activation: Tensor, encoded: _Encoded, decoded: Tensor, recons: Tensor, x: Tensor) -> Tensor:
-        """Return the activation plus the changes that hooks made.
-
-        Written as differences, so that the activation is unchanged bit for bit where no hook changed anything.
-        """
-        assert self.error is not None
-        with torch.no_grad():
+        recons = through(self.recons, decoded, mask, layout, lambda: x)
+        rows = recons
+        if self.error is not None:
             clean = self._clean_reconstruction(encoded, decoded, activation)
-            error = activation - clean
-        out = activation.detach() - (clean - recons)
-        if self.error.active:
-            if torch.is_grad_enabled() and (x.requires_grad or recons.requires_grad):
-                error.requires_grad_()  # a constant for the rest of the graph, but its gradient can be read
-            edited = _through(self.error, error, encoded.mask, self.layout_out, lambda: torch.zeros_like(x))
-            out = out - (error.detach() - edited)
-        return out
+            rows = with_error(activation, clean, recons, self.error, mask, layout, x)
+        return self.output(inserted(x, mask, layout.tensor(rows)))
 
+    @torch.no_grad()
     def _clean_reconstruction(self, encoded: _Encoded, decoded: Tensor, activation: Tensor) -> Tensor:
         """Return the reconstruction without hooks, encoded and decoded again only where hooks changed something."""
-        same_input = _equal(encoded.activation, encoded.input)
-        if same_input and _equal(encoded.latents, encoded.edited_latents):
+        same_input = equal(encoded.activation, encoded.input)
+        if same_input and equal(encoded.latents, encoded.edited_latents):
             return decoded.detach()
         latents = encoded.latents if same_input else self._encode(encoded.activation)
         return self._decode(latents, encoded.activation, activation)
@@ -208,47 +192,10 @@ class _AttachedSAE:
         return self._call_sae(lambda: self.sae.encode(rows), (*rows.shape[:-1], self.latent_layout.width), "encode")
 
     def _decode(self, latents: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-        return self._call_sae(lambda: _decoded(self.sae, latents, rows), tuple(like.shape), "decode").to(like)
+        return self._call_sae(lambda: decode_with(self.sae, latents, rows), tuple(like.shape), "decode").to(like)
 
     def _call_sae(self, call: Callable[[], Any], shape: tuple[int, ...], method: str) -> Tensor:
-        description = f"{method} of the SAE attached at {self.source.described()}"
-        try:
-            output = call()
-        except Exception as error:
-            error.add_note(f"raised in {description}")
-            raise
-        if not isinstance(output, Tensor) or tuple(output.shape) != shape:
-            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise PatchError(f"{description} gave {got}, but {list(shape)} is needed")
-        return output
-
-
-def _decoded(sae: AttachableSAE, latents: Tensor, activations: Tensor) -> Tensor:
-    decode_like = getattr(sae, "decode_like", None)
-    return sae.decode(latents) if decode_like is None else decode_like(latents, activations)  # type: ignore[union-attr]
-
-
-def _selected(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x[mask]
-
-
-def _through(
-    point: HookPoint, rows: Tensor, mask: Tensor | None, layout: VectorLayout, background: Callable[[], Tensor]
-) -> Tensor:
-    """Return rows after the hooks of a point, which sees them at their positions in the whole tensor.
-
-    background: the tensor at all other positions; made only if the point has hooks.
-    """
-    if not point.active:
-        return rows
-    if mask is None:
-        return layout.vectors(point(layout.tensor(rows)))
-    whole = background().index_put((mask,), layout.tensor(rows))
-    return layout.vectors(point(whole)[mask])
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or torch.equal(a, b)
+        return call_sae(call, shape, f"{method} of the SAE attached at {self.source.described()}")
 
 
 def _checked_attachment(
@@ -265,20 +212,14 @@ def _checked_attachment(
     kind = type(sae).__name__
     if not hasattr(sae, "encode") or not (hasattr(sae, "decode") or hasattr(sae, "decode_like")):
         raise PatchError(f"{kind} cannot be attached: it needs encode, and decode or decode_like")
-    n_blocks, d_out = _declared_size(sae, "n_blocks"), _declared_size(sae, "d_out")
-    if n_blocks is not None:
-        raise PatchError(
-            f"{kind} takes {n_blocks} blocks in one input, which no single point has: a crosscoder cannot be attached"
-        )
+    d_out = declared_size(sae, "d_out")
     if d_out is not None and not has_hook_out:
         raise PatchError(
             f"{kind} predicts another point's activation ({d_out} wide) from that at {source.name}: say with hook_out= "
             "which one it replaces"
         )
-    if target._replacement is not None or f"{source.name}{SAE_PART}input" in model.hook_dict:
-        taken = source if target._replacement is None else target
-        raise PatchError(f"{taken.name} already has an SAE attached: leave that context first")
-    d_in, n_features = _declared_size(sae, "d_in"), _declared_size(sae, "n_features")
+    check_free(model, [source], [target])
+    d_in, n_features = declared_size(sae, "d_in"), declared_size(sae, "n_features")
     d_out = d_in if d_out is None else d_out
     if d_in is None or n_features is None:
         layout_in, n_features, d_out = _tried_sizes(model, sae, source)
@@ -292,17 +233,8 @@ def _checked_attachment(
         names = list(model.hook_dict)
         if target.stack != source.stack or names.index(target.name) < names.index(source.name):
             raise PatchError(f"hook_out {target.name} must come after {source.name}, in the same stack")
-    selected = sae_positions(positions, source, cfg)
-    return _AttachedSAE(sae, source, target, layout_in, layout_out, n_features, use_error_term, selected)
-
-
-def _declared_size(sae: AttachableSAE, name: str) -> int | None:
-    """Return a size that an SAE or its config (``cfg`` in SAELens) declares, if any."""
-    for holder in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
-        value = getattr(holder, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+    places = sae_positions(positions, source, cfg)
+    return _AttachedSAE(sae, source, target, layout_in, layout_out, n_features, use_error_term, places)
 
 
 @torch.no_grad()
@@ -316,7 +248,7 @@ def _tried_sizes(model: HookedRootModule, sae: AttachableSAE, source: HookPoint)
         row = torch.linspace(-1, 1, layout.width, device=parameter.device, dtype=parameter.dtype)[None]
         try:
             latents = sae.encode(row)
-            sizes[layout.width] = latents.shape[-1], _decoded(sae, latents, row).shape[-1]
+            sizes[layout.width] = latents.shape[-1], decode_with(sae, latents, row).shape[-1]
         except Exception as error:
             failures.append(error)
         return layout.width in sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -21,14 +21,19 @@ from hooked_whisper.protocols import AttachableSAE
 
 SAEs = Any
 """``{hook: sae}``, ``[(hook, sae)]``, or SAEs that know their hook point: ``sae_lens_audio.LoadedSAE``, or SAELens'
-``SAE`` with ``cfg.metadata.hook_name``. One or a list."""
+``SAE`` with ``cfg.metadata.hook_name``. One or a list. The hook of a crosscoder is a tuple of its hook points."""
+
+_SEPARATOR = ", "  # between the hook points of a crosscoder in its metadata
 
 
 @dataclass(frozen=True)
 class PlacedSAE:
-    """An SAE and the hook point where it is attached. hook_out: the point that a transcoder replaces."""
+    """An SAE and the hook point where it is attached (a crosscoder: all of its hook points).
 
-    hook: str
+    hook_out: the point that a transcoder replaces.
+    """
+
+    hook: str | tuple[str, ...]
     sae: AttachableSAE
     hook_out: str | None = None
 
@@ -40,14 +45,17 @@ class PlacedSAE:
             ArgumentError: the hook point is unknown.
         """
         hook = None
-        if isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str):
+        if isinstance(entry, tuple | list) and len(entry) == 2 and _is_hook(entry[0]):
             hook, entry = entry
+            hook = hook if isinstance(hook, str) else tuple(hook)
         metadata = getattr(entry, "metadata", None)
         sae = getattr(entry, "sae", entry)  # a LoadedSAE holds both
         for holder in (metadata, getattr(getattr(sae, "cfg", None), "metadata", None), getattr(sae, "cfg", None)):
             known = getattr(holder, "hook_name", None)
             if isinstance(known, str):
-                return cls(hook or known, sae, getattr(holder, "hook_name_out", None))
+                several = tuple(known.split(_SEPARATOR))
+                recorded = known if len(several) == 1 else several
+                return cls(hook or recorded, sae, getattr(holder, "hook_name_out", None))
         if hook is None:
             raise ArgumentError(
                 f"the hook point of {type(entry).__name__} is unknown: pass saes={{hook: sae}}, [(hook, sae)], or what "
@@ -76,7 +84,13 @@ def read_saes(saes: SAEs) -> list[PlacedSAE]:
 
 
 def _is_pair(saes: Any) -> bool:
-    return isinstance(saes, tuple) and len(saes) == 2 and isinstance(saes[0], str)
+    return isinstance(saes, tuple) and len(saes) == 2 and _is_hook(saes[0])
+
+
+def _is_hook(value: Any) -> bool:
+    """Whether ``value`` is the name of a hook point, or the names of several."""
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, tuple | list) and bool(names) and all(isinstance(name, str) for name in names)
 
 
 class HookedSAEModule(HookedRootModule):
@@ -92,28 +106,31 @@ class HookedSAEModule(HookedRootModule):
     def attach_sae(
         self,
         sae: AttachableSAE,
-        hook: str,
+        hook: str | Sequence[str],
         *,
         use_error_term: bool = False,
-        hook_out: str | None = None,
+        hook_out: str | Sequence[str] | None = None,
         positions: Selection | Bool[Tensor, "row place"] | None = None,
     ) -> Iterator[Self]:
         """Replace an activation by an SAE's reconstruction of it, for a block of code. Yields the model.
 
         Several SAEs may be attached at different points, and detached in any order. See
-        :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds. An SAE that records another
-        model or other weights than these gives an ``SAEModelWarning``.
+        :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds, and
+        :mod:`hooked_whisper.hooks.attach_crosscoder` for crosscoders, which read several points and replace each. An
+        SAE that records another model or other weights than these gives an ``SAEModelWarning``.
 
         Args:
             sae: an object with ``encode`` and ``decode`` (or ``decode_like(features, activation)``). It takes the
                 vectors along the point's last axis, or the concatenated vectors of all heads if it is that wide. The
                 reconstruction is cast to the activation's dtype.
-            hook: one hook point, by name or alias.
+            hook: one hook point, by name or alias. For a crosscoder, the list of points on which it was trained; its
+                latents are at ``hook_sae_acts_post`` of the first.
             use_error_term: add the reconstruction error, as a constant: the output is then the activation, bit for
                 bit, until a hook edits a point of the SAE. An edit of the latents adds
                 ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
                 Gradients pass through the SAE, not past it.
-            hook_out: for transcoders, the later point of the same stack whose activation is replaced.
+            hook_out: for transcoders, the later point of the same stack whose activation is replaced. For crosscoders,
+                those of its points that are replaced (default: all).
             positions: replace only here; elsewhere the activation is unchanged, and latents and error read 0. Absolute
                 encoder positions (decoder: tokens) in any form of
                 :func:`hooked_whisper._support.indices.read_indices`, or a boolean mask ``[row, place]`` as long as the
@@ -122,7 +139,9 @@ class HookedSAEModule(HookedRootModule):
         Raises:
             UnknownHookError: the point does not exist; the message names the closest.
             PatchError: the point has no vectors of the SAE's width or an SAE already, a transcoder lacks ``hook_out``,
-                the SAE is a crosscoder, or ``positions`` is neither a selection nor a boolean mask.
+                the points of a crosscoder are not as many as it reads or not inside the blocks of one stack, or
+                ``positions`` is neither a selection nor a boolean mask. While decoding: beam search with a crosscoder
+                in the decoder.
         """
         warn_of_other_model(self, self.cfg.name, sae, stacklevel=3)  # the caller's `with`, past contextlib
         with attached_sae(
@@ -136,7 +155,8 @@ class HookedSAEModule(HookedRootModule):
         """Attach several SAEs for a block of code, as SAELens' ``model.saes`` does: :meth:`attach_sae` for each.
 
         Args:
-            saes: ``{hook: sae}``, ``[(hook, sae)]``, or what ``sae_lens_audio.load_sae`` returns, one or a list.
+            saes: ``{hook: sae}``, ``[(hook, sae)]``, or what ``sae_lens_audio.load_sae`` returns, one or a list. The
+                hook of a crosscoder is a tuple of its hook points.
             use_error_term: as in :meth:`attach_sae`; by default what the SAE's attribute ``use_error_term`` says
                 (SAELens), else ``False``.
 

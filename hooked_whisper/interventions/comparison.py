@@ -26,6 +26,7 @@ from hooked_whisper.interventions.encoder_resume import (
     encode_keeping,
     first_reached,
     resid_point,
+    splits_sae,
 )
 from hooked_whisper.interventions.forced_text import (
     Times,
@@ -153,8 +154,8 @@ class CleanTranscripts(Showing):
         model = self.model
         name, start = first_reached(model, fwd_hooks, masks)
         # hooks of the caller at a stored residual stream have already been applied to it
-        hooked = {block for block in self.resid if resid_point(model, block).active}
-        resume_block = max((block for block in self.resid if block <= start and block not in hooked), default=None)
+        unfit = {block for block in self.resid if resid_point(model, block).active or splits_sae(model, block)}
+        resume_block = max((block for block in self.resid if block <= start and block not in unfit), default=None)
         with model.hooks(fwd_hooks, attn_masks=masks):
             if name is None:
                 edited = self.encoder_out

@@ -11,6 +11,7 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, Hooks
+from hooked_whisper.hooks.attach_parts import SAEHookPoint
 from hooked_whisper.hooks.caching import Storing, collect_activations
 from hooked_whisper.model.masks import resolve_target
 from hooked_whisper.patching.resume import locate
@@ -34,6 +35,18 @@ def encode_keeping(
 
 def resid_point(model: HookedWhisper, block: int) -> HookPoint:
     return model.hook_dict[f"encoder.blocks.{block}.hook_resid_pre"]
+
+
+def splits_sae(model: HookedWhisper, block: int) -> bool:
+    """Whether an attached SAE reads before ``block`` and replaces an activation in it or after it.
+
+    Such an SAE needs a pass that begins earlier.
+    """
+    spans = {point.span for point in model.hook_dict.values() if isinstance(point, SAEHookPoint)}
+    blocks = [
+        (locate(model, first)[1], locate(model, last)[1]) for first, last in spans if first.startswith("encoder.")
+    ]
+    return any(first < block <= last for first, last in blocks)
 
 
 def first_reached(model: HookedWhisper, fwd_hooks: Hooks, masks: Masks) -> tuple[str | None, int]:

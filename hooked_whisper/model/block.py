@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -37,6 +40,11 @@ class Block(nn.Module):
         self.mlp = MLP(d_model, d_mlp, *axes)
         self.hook_mlp_out = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".mlp", ".mlp.2"))
         self.hook_resid_post = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".",))
+        self.entry_listeners: list[Callable[..., None]] = []  # of attached crosscoders: they run blocks ahead
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles carry no attached crosscoders
+        return {**super().__getstate__(), "entry_listeners": []}
 
     def forward(
         self,
@@ -44,6 +52,8 @@ class Block(nn.Module):
         source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
+        for listen in self.entry_listeners:
+            listen(x, source, kv_cache)
         return self.from_pre(self.hook_resid_pre(x), source, kv_cache)  # [batch, pos, d_model]
 
     def from_pre(

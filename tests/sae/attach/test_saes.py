@@ -9,8 +9,6 @@ from hooked_whisper.errors import ConfigError, PatchError
 from sae_lens_audio.architectures import (
     BatchTopK,
     BatchTopKConfig,
-    Crosscoder,
-    CrosscoderConfig,
     Standard,
     StandardConfig,
     Transcoder,
@@ -69,10 +67,7 @@ def test_every_transcoder_is_attached(sae: Transcoder) -> None:
         pass
 
 
-def test_crosscoders_and_saes_without_a_threshold(unchecked: None) -> None:
-    crosscoder = Crosscoder(CrosscoderConfig(D, F, n_blocks=2))
-    with pytest.raises(PatchError, match="takes 2 blocks in one input"), model().attach_sae(crosscoder, HOOK):
-        pass
+def test_widths_and_thresholds_are_checked(unchecked: None) -> None:
     with pytest.raises(PatchError, match="d_in = 31"), model().attach_sae(Standard(StandardConfig(31, F)), HOOK):
         pass
     with (
