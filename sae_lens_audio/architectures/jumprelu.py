@@ -13,7 +13,8 @@ from hooked_whisper.errors import ConfigError
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import PLAIN, DictionaryLearningForm
-from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.elementwise import Autoencoded, Encoder, autoencode
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
@@ -59,7 +60,7 @@ class _JumpReLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         pre, threshold = ctx.saved_tensors
         to_threshold = -(threshold / ctx.bandwidth) * _window(pre, threshold, ctx.bandwidth) * gradient
-        return gradient * (pre > threshold), to_threshold.flatten(0, -2).sum(0), None
+        return gradient * (pre > threshold), to_threshold.sum_to_size(threshold.shape), None
 
 
 class _Step(torch.autograd.Function):
@@ -73,21 +74,41 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
         pre, threshold = ctx.saved_tensors
         to_threshold = -(1 / ctx.bandwidth) * _window(pre, threshold, ctx.bandwidth) * gradient
-        return None, to_threshold.flatten(0, -2).sum(0), None
+        return None, to_threshold.sum_to_size(threshold.shape), None
 
 
 def jumprelu(
-    pre: Float[Tensor, "*batch d_sae"], threshold: Float[Tensor, "d_sae"], bandwidth: float | int
-) -> Float[Tensor, "*batch d_sae"]:
+    pre: Float[Tensor, "*batch n"], threshold: Float[Tensor, "n"], bandwidth: float | int
+) -> Float[Tensor, "*batch n"]:
     """``pre`` where above ``threshold``, else 0; the threshold's gradient is the paper's equation 11."""
     return _JumpReLU.apply(pre, threshold, bandwidth)
 
 
 def step(
-    pre: Float[Tensor, "*batch d_sae"], threshold: Float[Tensor, "d_sae"], bandwidth: float | int
-) -> Float[Tensor, "*batch d_sae"]:
+    pre: Float[Tensor, "*batch n"], threshold: Float[Tensor, "n"], bandwidth: float | int
+) -> Float[Tensor, "*batch n"]:
     """1 where ``pre`` is above ``threshold``, else 0; gradient to the threshold only, the paper's equation 12."""
     return _Step.apply(pre, threshold, bandwidth)
+
+
+def jumprelu_autoencode(
+    x: Float[Tensor, "row d"],
+    encoder: Encoder,
+    decoder: Float[Tensor, "d_sae d_out"],
+    threshold: Float[Tensor, "d_sae"],
+    bandwidth: float | int,
+) -> Autoencoded:
+    """Encode and decode a batch; the penalty is the summed number of active features."""
+
+    def activation(pre: Tensor, threshold: Tensor) -> tuple[tuple[Tensor], Tensor]:
+        pre = pre.relu()  # first, as in the paper's code: files may have negative thresholds
+        return (jumprelu(pre, threshold, bandwidth),), step(pre, threshold, bandwidth)
+
+    with torch.no_grad():
+        below = threshold - bandwidth / 2
+        lower = (below - 4 * torch.finfo(below.dtype).eps * threshold.abs()).relu()  # the window, and rounding
+        constant = bool((threshold >= bandwidth / 2).all())  # otherwise inactive features lie in the window
+    return autoencode(x, encoder, (decoder,), activation, (threshold,), lower=lower, constant=constant)
 
 
 class JumpReLU(SAE):
@@ -124,12 +145,11 @@ class JumpReLU(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        pre = self.batch_pre_activations(x, self.b_enc).relu()
-        features = jumprelu(pre, self.threshold, self.config.bandwidth)
-        active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
-        error = squared_error(self.decode(features), x)
-        sparsity = self.config.l0_coefficient * active
-        return TrainStepOutput(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
+        encoder = Encoder(self.W_enc, self.b_enc, self.center)
+        out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
+        error = squared_error(out.decoded[0] + self.b_dec, x)
+        sparsity = self.config.l0_coefficient * out.penalty / len(x)
+        return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
 
     def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
         super()._reset_biases_(latents)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.model.kernels import recurring_linear
 from sae_lens_audio.architectures.sparse.feature_acts import Entries, SparseFeatureActs
 from sae_lens_audio.architectures.sparse.ranks import Ranks
 from sae_lens_audio.architectures.sparse.select import largest_of_all, largest_of_rows
-
-_CPU_TILE = 256  # rows; 3 MB with 3,072 features, so that the product is still in the cache when it is read
-_GPU_TILE = 1 << 27  # pre-activations in a tile on other devices (half a GiB)
+from sae_lens_audio.architectures.sparse.tiles import pre_activation_tiles
 
 Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
@@ -46,7 +43,7 @@ def encode_topk(
     select: Select = _of_any_sign if signed else _positive
     centered = _subtract(x, center)
     with torch.no_grad():
-        tiles = [select(pre, k) for pre in _tiles(centered, weight, bias)]
+        tiles = [select(pre, k) for pre in pre_activation_tiles(centered, weight, bias)]
         latents = torch.cat([tile_latents for _, tile_latents in tiles]).flatten()
         values = torch.cat([tile_values for tile_values, _ in tiles]).flatten().to(weight.dtype)
     rows = torch.arange(n, device=x.device).repeat_interleave(k)
@@ -72,11 +69,45 @@ def encode_batch_topk(
         largest = largest_of_all(values, count, ranks)
         flat, order = flat[largest].sort()
         values = values[largest][order].to(weight.dtype)
-    n_latents = weight.shape[1]
-    rows = flat.div(n_latents, rounding_mode="floor")
-    counts = torch.bincount(rows, minlength=len(x))
-    entries = Entries(flat % n_latents, rows, counts.cumsum(0) - counts, n_latents)
+    entries = _entries(flat, len(x), weight.shape[1])
     return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, values, entries), entries)
+
+
+def encode_above(
+    x: Float[Tensor, "row d"],
+    weight: Float[Tensor, "d d_sae"],
+    bias: Float[Tensor, "d_sae"],
+    center: Float[Tensor, "d"] | None,
+    lower: Float[Tensor, "d_sae"],
+    most: float,
+) -> SparseFeatureActs | None:
+    """Keep the values of ``(x - center) @ weight + bias`` above ``lower``, which is at least 0.
+
+    Return ``None`` as soon as they are more than the share ``most`` of all values.
+    """
+    centered, n_latents = _subtract(x, center), weight.shape[1]
+    values: list[Tensor] = []
+    indices: list[Tensor] = []
+    n_values = n_above = 0
+    with torch.no_grad():
+        for pre in pre_activation_tiles(centered, weight, bias):
+            above = (pre > lower).view(-1).nonzero().flatten()
+            values.append(pre.view(-1)[above])
+            indices.append(above + n_values)
+            n_values += pre.numel()
+            n_above += len(above)
+            if n_above > most * n_values:
+                return None
+        all_values = torch.cat(values).to(weight.dtype)
+        entries = _entries(torch.cat(indices), len(x), n_latents)
+    return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, all_values, entries), entries)
+
+
+def _entries(flat: Tensor, n_rows: int, n_latents: int) -> Entries:
+    """Return the positions of sorted flat indices into ``[row, d_sae]``."""
+    rows = flat.div(n_latents, rounding_mode="floor")
+    counts = torch.bincount(rows, minlength=n_rows)
+    return Entries(flat % n_latents, rows, counts.cumsum(0) - counts, n_latents)
 
 
 @torch.no_grad()
@@ -109,7 +140,7 @@ def _candidates(
         bound, offset = None, 0
         values.clear()
         indices.clear()
-        for pre in _tiles(x, weight, bias):
+        for pre in pre_activation_tiles(x, weight, bias):
             flat = pre.view(-1)
             if bound is None:
                 bound = total(_bound(flat, slack * count / n_values)) / (1 if ranks is None else ranks.n)
@@ -128,24 +159,6 @@ def _bound(flat: Tensor, share: float) -> float:
     if share * len(sample) + 1 >= len(sample):
         return 0.0
     return max(0.0, sample.topk(int(share * len(sample)) + 1, sorted=False).values.min().item())
-
-
-def _tiles(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
-    """Yield the pre-activations of each tile of rows, in one buffer: each tile overwrites the one before.
-
-    Under autocast the product is computed in its dtype.
-    """
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    n_latents = weight.shape[1]
-    size = _CPU_TILE if kind == "cpu" else max(1, _GPU_TILE // n_latents)
-    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
-    buffer = torch.empty(min(size, len(x)), n_latents, dtype=dtype, device=x.device)
-    for rows in x.split(size):
-        if kind == "cpu" and len(rows) == size:
-            yield recurring_linear(rows.to(dtype), weight.T, bias)
-        else:
-            yield torch.addmm(bias, rows.to(dtype), weight, out=buffer[: len(rows)])
 
 
 class _Encode(torch.autograd.Function):

@@ -1,0 +1,100 @@
+"""Encoding and decoding tile by tile with elementwise activation functions, gradients included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_audio.architectures.sparse.tiles import pre_activation_tiles, product, product_dtype, tile_rows
+
+Activation = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
+"""``activation(pre, *parameters)`` returns feature activations, one matrix per decoder, and the penalty of each value.
+
+All arguments broadcast: ``pre [row, d_sae]`` with parameters ``[d_sae]``, or ``pre [entry]`` with those of the entries.
+"""
+
+
+def autoencode_tiles(
+    centered: Float[Tensor, "row d"],
+    weight: Float[Tensor, "d d_sae"],
+    bias: Float[Tensor, "d_sae"],
+    center: Float[Tensor, "d"] | None,
+    decoders: Sequence[Float[Tensor, "d_sae d_out"]],
+    activation: Activation,
+    parameters: Sequence[Float[Tensor, "d_sae"]],
+) -> tuple[tuple[Float[Tensor, "row d_out"], ...], Float[Tensor, ""], Int[Tensor, "d_sae"]]:
+    """Return the decoded features of each decoder, the summed penalty, and the rows in which each feature is above 0.
+
+    ``center``, which is already subtracted, gets a gradient; ``centered`` gets none. Only the pre-activations are kept
+    for the backward pass.
+    """
+    penalty, active, *decoded = _AutoencodeTiles.apply(
+        centered, weight, bias, center, activation, len(decoders), *decoders, *parameters
+    )
+    return tuple(decoded), penalty, active
+
+
+class _AutoencodeTiles(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        centered: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        center: Tensor | None,
+        activation: Activation,
+        n_decoders: int,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        decoders, parameters = tensors[:n_decoders], tensors[n_decoders:]
+        ctx.dtype = product_dtype(weight)
+        penalty = weight.new_zeros(())
+        active = torch.zeros(weight.shape[1], dtype=torch.int64, device=weight.device)
+        decoded: list[list[Tensor]] = [[] for _ in decoders]
+        tiles: list[Tensor] = []
+        for pre in pre_activation_tiles(centered, weight, bias):
+            features, penalties = activation(pre, *parameters)
+            penalty += penalties.sum()
+            active += (features[0] > 0).sum(0)
+            for outputs, acts, decoder in zip(decoded, features, decoders, strict=True):
+                outputs.append(product(acts.to(ctx.dtype), decoder.to(ctx.dtype)).to(weight.dtype))
+            tiles.append(pre)
+        ctx.save_for_backward(centered, weight, *tensors, *tiles)
+        ctx.has_center, ctx.activation, ctx.n_decoders = center is not None, activation, n_decoders
+        ctx.mark_non_differentiable(active)
+        return penalty, active, *(torch.cat(outputs) for outputs in decoded)
+
+    @staticmethod
+    def backward(ctx: Any, to_penalty: Tensor, _: Tensor, *to_decoded: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        centered, weight, *saved = ctx.saved_tensors
+        learned = ctx.needs_input_grad[6:]
+        tensors, tiles = saved[: len(learned)], saved[len(learned) :]
+        decoders, parameters = tensors[: ctx.n_decoders], tensors[ctx.n_decoders :]
+        size = tile_rows(centered.device, weight.shape[1])
+        to_weight, to_bias = torch.zeros_like(weight), torch.zeros_like(weight[0])
+        to_tensors = [torch.zeros_like(tensor) for tensor in tensors]
+        for i, (x, pre) in enumerate(zip(centered.split(size), tiles, strict=True)):
+            to_rows = [gradient[i * size : i * size + len(x)].to(ctx.dtype) for gradient in to_decoded]
+            to_features = [product(g, decoder.to(ctx.dtype).T) for g, decoder in zip(to_rows, decoders, strict=True)]
+            with torch.enable_grad():
+                leaves = [leaf.detach().requires_grad_() for leaf in (pre, *parameters)]
+                features, penalties = ctx.activation(*leaves)
+                to_features = [g.to(acts.dtype) for g, acts in zip(to_features, features, strict=True)]
+                to_pre, *to_parameters = torch.autograd.grad(
+                    [*features, penalties], leaves, [*to_features, to_penalty.expand_as(penalties)],
+                    materialize_grads=True,
+                )  # fmt: skip
+            for j, (acts, g) in enumerate(zip(features, to_rows, strict=True)):
+                if learned[j]:
+                    to_tensors[j] += product(acts.detach().to(ctx.dtype).T, g)
+            for total, part in zip(to_tensors[ctx.n_decoders :], to_parameters, strict=True):
+                total += part
+            to_weight += product(x.to(ctx.dtype).T, to_pre.to(ctx.dtype))
+            to_bias += to_pre.sum(0)
+        # equal to -(to_pre @ weight.T).sum(0) over all rows, without that product
+        to_center = -(weight @ to_bias) if ctx.has_center else None
+        return None, to_weight, to_bias, to_center, None, None, *to_tensors

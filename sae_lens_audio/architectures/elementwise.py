@@ -1,0 +1,82 @@
+"""The pass of a training loss for activation functions that act on each pre-activation alone: ReLU, JumpReLU, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_audio.architectures.dense_tiles import Activation, autoencode_tiles
+from sae_lens_audio.architectures.sparse import encode_above
+
+MOST_SPARSE = 0.12
+"""Share of pre-activations above which dense matrix products are faster than sums over entries (on a CPU)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoded:
+    """decoded: sums of decoder rows, without bias, one matrix per decoder. penalty: summed over the batch.
+    active: number of rows in which each feature is above 0.
+    """
+
+    decoded: tuple[Float[Tensor, "row d_out"], ...]
+    penalty: Float[Tensor, ""]
+    active: Int[Tensor, "d_sae"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """``(x - center) @ weight + bias``."""
+
+    weight: Float[Tensor, "d d_sae"]
+    bias: Float[Tensor, "d_sae"]
+    center: Float[Tensor, "d"] | None
+
+
+def autoencode(
+    x: Float[Tensor, "row d"],
+    encoder: Encoder,
+    decoders: Sequence[Float[Tensor, "d_sae d_out"]],
+    activation: Activation,
+    parameters: Sequence[Float[Tensor, "d_sae"]] = (),
+    *,
+    lower: Float[Tensor, "d_sae"] | None = None,
+    constant: bool = True,
+) -> Autoencoded:
+    """Encode and decode a batch, with gradients for all weights but none for ``x``.
+
+    If few pre-activations exceed ``lower``, only these are decoded and differentiated; otherwise all are, a tile of
+    rows at a time. Both give the same numbers, within rounding.
+
+    Args:
+        lower: at least 0, which is the default. At or below it, ``activation`` has the value that it has at 0, and no
+            gradient for the pre-activation.
+        constant: whether it has no gradient for ``parameters`` there either, and is 0.
+    """
+    acts = None
+    if x.device.type == "cpu":
+        lower = torch.zeros_like(encoder.bias) if lower is None else lower
+        acts = encode_above(x, encoder.weight, encoder.bias, encoder.center, lower, MOST_SPARSE)
+    if acts is None:
+        with torch.no_grad():
+            centered = x if encoder.center is None else x - encoder.center
+        return Autoencoded(*autoencode_tiles(
+            centered, encoder.weight, encoder.bias, encoder.center, decoders, activation, parameters
+        ))  # fmt: skip
+    latents = acts.entries.latents
+    features, penalties = activation(acts.values, *(p.index_select(0, latents) for p in parameters))
+    active, penalty = replace(acts, values=features[0]).active, penalties.sum()
+    if constant:
+        decoded = [replace(acts, values=f).decode(w) for f, w in zip(features, decoders, strict=True)]
+        return Autoencoded(tuple(decoded), penalty, active)
+    # every feature that is no entry has these values: decode them for all rows, and the entries' differences from them
+    constants, penalty_of_constants = activation(torch.zeros_like(encoder.bias), *parameters)
+    decoded = [
+        replace(acts, values=f - c.index_select(0, latents)).decode(w) + c @ w
+        for f, c, w in zip(features, constants, decoders, strict=True)
+    ]
+    penalty = penalty + len(x) * penalty_of_constants.sum() - penalty_of_constants.index_select(0, latents).sum()
+    return Autoencoded(tuple(decoded), penalty, active)
