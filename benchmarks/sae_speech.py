@@ -1,9 +1,9 @@
 """What more and what better training speech is worth to an SAE: scores on human speech against hours and kind.
 
-    python -m benchmarks.sae_speech --acts STORE --human TIMIT [--steps 1000] [--json docs/data/sae_speech.json]
+    python -m benchmarks.sae_speech --acts STORE [STORE ...] --human TIMIT [--steps 1000] [--json FILE]
 
 Trains one TopK SAE per condition (recipe ``topk-x8``), with the same number of steps, on some hours of one kind of
-speech or on all, and scores it on recordings with labeled phones of people whom no SAE has heard. STORE is what
+speech or on all, and scores it on recordings with labeled phones of people whom no SAE has heard. The stores are what
 ``python -m sae_lens_audio.pretrained`` collected. An interrupted run resumes: SAEs are kept in ``--runs``.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from hooked_whisper.corpora import open_corpus
 from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio import load_sae
-from sae_lens_audio.activations import ActivationStore, StoredActivations, open_store
+from sae_lens_audio.activations import ActivationStore, JoinedActivations, StoredActivations, open_store
 from sae_lens_audio.architectures import SAE
 from sae_lens_audio.benchmark.data import BenchmarkData, benchmark_data
 from sae_lens_audio.benchmark.fidelity import EXPLAINED, Fidelity
@@ -52,33 +54,55 @@ class Condition:
         return f"{self.kind}-{self.hours:g}h"
 
 
-def conditions(store: ActivationStore) -> list[Condition]:
-    """Return the conditions that the store has the speech for, and everything."""
-    train = split_off_speakers(store).train
-    seconds = {kind: sum(store.recordings[k].seconds for k in train if _kind(store, k) == kind) for kind in HOURS}
+def conditions(stores: Sequence[ActivationStore]) -> list[Condition]:
+    """Return the conditions that the stores have the speech for, and everything."""
+    seconds: Counter[str] = Counter()
+    for recording in _training_recordings(stores):
+        seconds[recording.kind] += recording.seconds
     enough = [Condition(kind, h) for kind, hours in HOURS.items() for h in hours if seconds[kind] >= 0.97 * h * 3600]
-    return [*enough, Condition(ALL, round(sum(seconds.values()) / 3600, 1))]
+    return [*enough, Condition(ALL, round(seconds.total() / 3600, 1))]
 
 
-def recordings_of(condition: Condition, store: ActivationStore) -> Int[np.ndarray, "recording"]:
-    """Return the first recordings of a kind, up to the hours: more hours contain fewer hours."""
-    selected, seconds = [], 0.0
-    for k in split_off_speakers(store).train:
-        if condition.kind not in (ALL, _kind(store, k)):
-            continue
-        if seconds >= condition.hours * 3600:
-            break
-        selected.append(k)
-        seconds += store.recordings[k].seconds
-    return np.array(selected)
+def recordings_of(condition: Condition, stores: Sequence[ActivationStore]) -> list[Int[np.ndarray, "recording"]]:
+    """Return recordings of a kind in each store, in random order up to the hours: more hours contain fewer hours."""
+    indices: list[list[int]] = [[] for _ in stores]
+    seconds = 0.0
+    for recording in _training_recordings(stores):
+        if condition.kind in (ALL, recording.kind) and (condition.kind == ALL or seconds < condition.hours * 3600):
+            indices[recording.store].append(recording.index)
+            seconds += recording.seconds
+    return [np.array(sorted(numbers), dtype=int) for numbers in indices]
 
 
-def train(condition: Condition, store: ActivationStore, hook: str, block: int, folder: Path, steps: int) -> SAE:
+@dataclass(frozen=True)
+class _Numbered:
+    """A recording to train on: index of its store, index in the store, kind of speech."""
+
+    store: int
+    index: int
+    kind: str
+    seconds: float
+
+
+def _training_recordings(stores: Sequence[ActivationStore]) -> list[_Numbered]:
+    recordings = [
+        _Numbered(number, int(k), store.recordings[k].speaker.partition("-")[0], store.recordings[k].seconds)
+        for number, (store, split) in enumerate(zip(stores, split_off_speakers(stores), strict=True))
+        for k in split.train
+    ]
+    random.Random(0).shuffle(recordings)
+    return recordings
+
+
+def train(
+    condition: Condition, stores: Sequence[ActivationStore], hook: str, block: int, folder: Path, steps: int
+) -> SAE:
     """Train the SAE of a condition, or load it if it is finished."""
     if not (folder / "sae" / "cfg.json").is_file():
-        settings = read_recipe(RECIPE).settings(store.width(hook), block, steps=steps)
-        rows = StoredActivations(store, hook, recordings_of(condition, store), SHARDS_TOGETHER)
-        with trainer_of(settings, TrainingRows(rows, store), folder) as trainer:
+        pairs = [pair for pair in zip(stores, recordings_of(condition, stores), strict=True) if len(pair[1])]
+        rows = JoinedActivations([StoredActivations(store, hook, indices, SHARDS_TOGETHER) for store, indices in pairs])
+        settings = read_recipe(RECIPE).settings(rows.widths[0], block, steps=steps)
+        with trainer_of(settings, TrainingRows(rows, [store for store, _ in pairs]), folder) as trainer:
             trainer.fit(progress=False)
     return load_sae(folder / "sae").sae
 
@@ -90,13 +114,9 @@ def scores_of(sae: SAE, data: BenchmarkData) -> dict[str, Any]:
     return {metric.name: asdict(scores[metric.name].estimate) for metric in (EXPLAINED, PHONE_F1)}
 
 
-def _kind(store: ActivationStore, recording: int) -> str:
-    return store.recordings[recording].speaker.partition("-")[0]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acts", type=Path, required=True, metavar="STORE", help="folder of a store")
+    parser.add_argument("--acts", type=Path, nargs="+", required=True, metavar="STORE", help="folders")
     parser.add_argument("--human", required=True, metavar="PLACE", help="recordings with labeled phones")
     parser.add_argument("--runs", type=Path, default=Path("runs/sae_speech"), metavar="DIR", help="work folder")
     parser.add_argument("--block", type=int, default=2, metavar="N")
@@ -104,18 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="output file (default: the screen)")
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    store = open_store(parsed.acts, verify=False)
-    hook = store.hook_names(f"encoder.blocks.{parsed.block}")[0]
-    model_name = json.loads((parsed.acts / "manifest.json").read_text())["header"]["model"]
+    stores = [open_store(place, verify=False) for place in parsed.acts]
+    hook = stores[0].hook_names(f"encoder.blocks.{parsed.block}")[0]
+    model_name = stores[0].header["model"]
     model = HookedWhisper.from_pretrained(model_name, device="cpu")
     corpus = open_corpus(parsed.human)
     data = benchmark_data(model, labeled_clips(model, corpus, len(corpus), phones_only=True).clips, [hook], {})
     rows = []
-    for condition in conditions(store):
-        sae = train(condition, store, hook, parsed.block, parsed.runs / condition.name, parsed.steps)
+    for condition in conditions(stores):
+        sae = train(condition, stores, hook, parsed.block, parsed.runs / condition.name, parsed.steps)
         rows.append({"kind": condition.kind, "hours": condition.hours, **scores_of(sae, data)})
         print(rows[-1], flush=True)
-    training = read_recipe(RECIPE).settings(store.width(hook), parsed.block, steps=parsed.steps).training
+    training = read_recipe(RECIPE).settings(stores[0].width(hook), parsed.block, steps=parsed.steps).training
     result = {
         "model": model_name,
         "hook": hook,

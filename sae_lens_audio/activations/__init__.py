@@ -3,7 +3,7 @@
 - ``collect_activations`` writes a folder, ``open_store`` opens it: memory-mapped rows of one or several hook points,
   with statistics and a split by speaker
 - ``StoredActivations``, ``StreamedActivations`` and ``TensorActivations`` are sources for training, all with the
-  interface ``ActivationSource``
+  interface ``ActivationSource``; ``JoinedActivations`` makes one of several
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from sae_lens_audio.activations.sources import ActivationChunk, ActivationSource
 
 if TYPE_CHECKING:
     from sae_lens_audio.activations.collecting import collect_activations
+    from sae_lens_audio.activations.joined import JoinedActivations
     from sae_lens_audio.activations.options import CollectOptions
     from sae_lens_audio.activations.statistics import Statistics
     from sae_lens_audio.activations.store import ActivationStore, open_store
@@ -25,6 +26,7 @@ __all__ = [
     "ActivationSource",
     "ActivationStore",
     "CollectOptions",
+    "JoinedActivations",
     "Statistics",
     "StoredActivations",
     "StreamedActivations",
@@ -38,6 +40,7 @@ _lazy, __dir__ = lazily(
     __name__,
     {
         "CollectOptions": "options",
+        "JoinedActivations": "joined",
         "Statistics": "statistics",
         "ActivationStore": "store",
         "StoredActivations": "stored",

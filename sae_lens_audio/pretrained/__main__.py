@@ -64,19 +64,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace, command: str) -> None:
     recipes = read_recipes(parsed.recipes)  # a wrong name is reported before anything is loaded
-    corpus = open_speech(parsed.audio)
+    corpora = [open_speech(place) for place in dict.fromkeys(parsed.audio)]
     device = device_of(parsed.device or "")
     model = HookedWhisper.from_pretrained(parsed.model, device=device)
     blocks = _blocks(parsed, model)
     acts = parsed.acts or parsed.runs / parsed.model / "activations"
     with torchrun_ranks(torch.device("cpu"), OF_PASSES) as ranks:
-        store = collect(model, corpus, recipes, blocks, acts, ranks)
+        stores = [collect(model, corpus, recipes, blocks, acts, ranks) for corpus in corpora]
     del model
     runs = [Run(recipe, block, seed) for recipe in recipes for block in blocks for seed in parsed.seeds]
     with torchrun_ranks(device, OF_STEPS) as ranks:
         for run in runs:
             folder = parsed.runs / parsed.model / run.name
-            train(run, store, folder, command=command, steps=parsed.steps, device=device, ranks=ranks)
+            train(run, stores, folder, command=command, steps=parsed.steps, device=device, ranks=ranks)
 
 
 def _blocks(parsed: argparse.Namespace, model: HookedWhisper) -> list[int]:

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 from hooked_whisper._support.files import read_json
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper.corpora import Recording, Split, open_corpus
-from hooked_whisper.errors import AudioError
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import (
     ActivationStore,
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 HELD_OUT = 0.03  # share of the rows, of the speakers with the fewest, to score on
 EARLY = (1 / 16, 1 / 4)  # shares of the steps after which the SAE is written too
 SHARD_ROWS = 2**15  # of up to 12 hook points
-SHARDS_TOGETHER = 16
+SHARDS_TOGETHER = 8
 KINDS = ("flite", "human", "kokoro")  # beginnings of the names of speakers in our training speech
 
 
@@ -58,16 +57,9 @@ class Run:
         return f"encoder.blocks.{self.block}-{self.recipe.name}{suffix}"
 
 
-def open_speech(places: Sequence[str]) -> list[Recording]:
-    """Open corpora as one, in random order, so that each shard of activations has all kinds of speech.
-
-    Raises:
-        AudioError: a place has no recordings, or two recordings have the same id.
-    """
-    corpus = [recording for place in places for recording in open_corpus(place)]
-    ids = Counter(recording.id for recording in corpus)
-    if twice := [name for name, count in ids.items() if count > 1]:
-        raise AudioError(f"{len(twice)} ids occur twice, such as {twice[0]!r}: rename the files of one folder")
+def open_speech(place: str) -> list[Recording]:
+    """Open a corpus in random order, so that each shard of activations has all kinds of its speech."""
+    corpus = open_corpus(place)
     random.Random(0).shuffle(corpus)
     return corpus
 
@@ -80,7 +72,7 @@ def collect(
     folder: Path,
     ranks: TorchRanks | None = None,
 ) -> ActivationStore:
-    """Collect the activations that recipes read at some blocks, in one pass, below ``folder``.
+    """Collect the activations that recipes read at some blocks, in one pass, to a folder below ``folder``.
 
     A finished store there that has these hook points, and perhaps more, of the same corpus is opened instead.
     """
@@ -91,7 +83,7 @@ def collect(
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
         if _has_all(read_manifest(path.parent), header):
             return open_store(path.parent, verify=False)
-    name = "-".join([*kinds, *map(str, blocks)])
+    name = "-".join([header["corpus_sha256"][:8], *kinds, *map(str, blocks)])
     return collect_activations(model, corpus, hooks, folder / name, options, progress=sys.stderr.isatty(), ranks=ranks)
 
 
@@ -102,34 +94,55 @@ def _has_all(manifest: Manifest, header: Mapping[str, Any]) -> bool:
     return manifest.complete and same and {hook["name"] for hook in header["hooks"]} <= hooks
 
 
-def split_off_speakers(store: ActivationStore, share: float = HELD_OUT) -> Split:
-    """Return the recordings to train on and those to score on: the speakers with the fewest rows, up to ``share``."""
+def split_off_speakers(stores: Sequence[ActivationStore], share: float = HELD_OUT) -> list[Split]:
+    """Split the recordings of each store: those to train on, and those of the speakers that are held out.
+
+    Held out are the speakers with the fewest rows in all stores, until they have ``share`` of the rows.
+    """
     rows: Counter[str] = Counter()
-    for recording in store.recordings:
-        rows[recording.speaker or recording.id] += recording.rows
+    for store in stores:
+        for recording in store.recordings:
+            rows[recording.speaker or recording.id] += recording.rows
     held_out, total = set(), 0
     for speaker, count in sorted(rows.items(), key=lambda item: (item[1], item[0]))[:-1]:
-        if total >= share * store.rows:
+        if total >= share * rows.total():
             break
         held_out.add(speaker)
         total += count
+    return [_split(store, held_out) for store in stores]
+
+
+def _split(store: ActivationStore, held_out: Set[str]) -> Split:
     is_test = np.array([(recording.speaker or recording.id) in held_out for recording in store.recordings])
     has_rows = np.array([recording.rows > 0 for recording in store.recordings])
     return Split(np.flatnonzero(~is_test & has_rows), np.flatnonzero(is_test & has_rows))
 
 
-def hours_by_kind(store: ActivationStore) -> dict[str, float]:
+def training_rows(stores: Sequence[ActivationStore], hooks: Sequence[str]) -> TrainingRows:
+    """Return the rows of all stores to train on, mixed, without those of held-out speakers."""
+    splits = split_off_speakers(stores)
+    sources = [
+        StoredActivations(store, hooks, split.train, SHARDS_TOGETHER)
+        for store, split in zip(stores, splits, strict=True)
+        if len(split.train)
+    ]
+    activations = sources[0] if len(sources) == 1 else JoinedActivations(sources)
+    return TrainingRows(activations, stores, [split.test for split in splits])
+
+
+def hours_by_kind(stores: Sequence[ActivationStore]) -> dict[str, float]:
     """Return the hours of each kind of speech, by the beginning of the speaker's name (``"human-June"``)."""
     seconds: Counter[str] = Counter()
-    for recording in store.recordings:
-        kind = recording.speaker.partition("-")[0]
-        seconds[kind if kind in KINDS else "other"] += recording.seconds
+    for store in stores:
+        for recording in store.recordings:
+            kind = recording.speaker.partition("-")[0]
+            seconds[kind if kind in KINDS else "other"] += recording.seconds
     return {kind: round(total / 3600, 2) for kind, total in sorted(seconds.items())}
 
 
 def train(
     run: Run,
-    store: ActivationStore,
+    stores: Sequence[ActivationStore],
     folder: Path,
     *,
     command: str = "",
@@ -144,11 +157,10 @@ def train(
     """
     if finished := finished_metadata(folder):
         return finished["held_out"]
-    recordings, test = split_off_speakers(store)
     hooks = run.recipe.hooks(run.block)
-    settings = run.recipe.settings(store.width(hooks[0]), run.block, run.seed, steps)
-    rows = TrainingRows(StoredActivations(store, hooks, recordings, SHARDS_TOGETHER), store, test)
-    hours = hours_by_kind(store)
+    rows = training_rows(stores, hooks)
+    settings = run.recipe.settings(rows.activations.widths[0], run.block, run.seed, steps)
+    hours = hours_by_kind(stores)
     origin = {"recipe": run.recipe.name, "speech_hours": hours, "command": command, "machine": machine(device, ranks)}
     trainer = trainer_of(settings, rows, folder, corpus=_described(hours), origin=origin, device=device, ranks=ranks)
     first_step, began = trainer.number, time.monotonic()

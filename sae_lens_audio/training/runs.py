@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, Place
@@ -33,13 +36,13 @@ SCORED = 50_000  # held-out rows
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """Activations to train on. store: the store they are read from, if any. test: indices of its held-out recordings,
-    if any.
+    """Activations to train on. stores: what they are read from; none if they are streamed. tests: indices of the
+    held-out recordings of each store, if any.
     """
 
     activations: ActivationSource
-    store: ActivationStore | None = None
-    test: Any = None
+    stores: Sequence[ActivationStore] = ()
+    tests: Sequence[Int[np.ndarray, "test"]] = ()
 
 
 def source_of(
@@ -53,7 +56,7 @@ def source_of(
     split = store.split_by_speaker(1 - settings.held_out) if settings.held_out and len(speakers) > 1 else None
     train = None if split is None else split.train
     activations = StoredActivations(store, settings.names, train, settings.shards_together)
-    return TrainingRows(activations, store, None if split is None else split.test)
+    return TrainingRows(activations, [store], [] if split is None else [split.test])
 
 
 def _streamed(settings: ActivationSettings, device: torch.device | str) -> ActivationSource:
@@ -101,9 +104,9 @@ def trainer_of(
     metadata = replace(metadata, corpus=corpus or metadata.corpus, extra={**metadata.extra, **origin})
 
     def scored(sae: SAE) -> Metadata:
-        if source.store is None or source.test is None:
+        if not any(map(len, source.tests)):
             return metadata
-        scores = held_out_scores(sae, source.store, settings.activations.names, source.test)
+        scores = held_out_scores(sae, source, settings.activations.names)
         return replace(metadata, extra={**metadata.extra, "held_out": scores})
 
     return Trainer(
@@ -121,10 +124,9 @@ def trainer_of(
 
 def describe(settings: Settings, source: TrainingRows) -> Metadata:
     """Return the hook points, model and training data of the SAE."""
-    store = source.store
-    header = source.activations.describe()["header"] if store is None else store.header
+    header = _header(source)
     names, cls = source.activations.hooks, ARCHITECTURES[settings.sae["architecture"]]
-    corpus = settings.activations.audio or (settings.activations.store if store is not None else "synthetic corpus")
+    corpus = settings.activations.audio or (settings.activations.store if source.stores else "synthetic corpus")
     return Metadata(
         hook_name=", ".join(names) if cls.reads_several_hooks else names[0],
         hook_name_out=names[1] if cls.predicts_other_hook else None,
@@ -138,11 +140,29 @@ def describe(settings: Settings, source: TrainingRows) -> Metadata:
     )
 
 
-def held_out_scores(sae: SAE, store: ActivationStore, hooks: tuple[str, ...], recordings: Any) -> dict[str, Any]:
-    """Return explained variance, L0 and the share of features that never fire, on rows of some recordings."""
+def _header(source: TrainingRows) -> dict[str, Any]:
+    """Return the identity of the activations: of the stream, or of all stores together."""
+    if not source.stores:
+        header: dict[str, Any] = source.activations.describe()["header"]
+        return header
+    headers = [store.header for store in source.stores]
+    if len(headers) == 1:
+        return headers[0]
+    digests = "".join(header["corpus_sha256"] for header in headers)
+    return headers[0] | {
+        "corpus_recordings": sum(header["corpus_recordings"] for header in headers),
+        "corpus_sha256": hashlib.sha256(digests.encode()).hexdigest(),
+    }
+
+
+def held_out_scores(sae: SAE, source: TrainingRows, hooks: tuple[str, ...]) -> dict[str, Any]:
+    """Return explained variance, L0 and the share of features that never fire, on rows of held-out recordings."""
     from sae_lens_audio.evals.reconstruction import ReconstructionScores
 
-    inputs = sae.training_inputs(store.read(hooks, recordings, most=SCORED).rows)
+    pairs = [(store, test) for store, test in zip(source.stores, source.tests, strict=True) if len(test)]
+    chunks = [store.read(hooks, test, most=SCORED // len(pairs)) for store, test in pairs]
+    rows = tuple(torch.cat([chunk.rows[k] for chunk in chunks]) for k in range(len(chunks[0].rows)))
+    inputs = sae.training_inputs(rows)
     batch = (inputs[0], inputs[1]) if sae.predicts_other_hook else inputs[0]
     scores = ReconstructionScores.of(sae, [batch], hook=", ".join(hooks))
     return {

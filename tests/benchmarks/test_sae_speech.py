@@ -34,19 +34,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
 
 def test_conditions_are_those_with_enough_speech(store: ActivationStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sae_speech, "HOURS", {"flite": (3 / 3600, 9 / 3600), "human": (6 / 3600,)})
-    enough = conditions(store)
+    enough = conditions([store])
     assert [(condition.kind, condition.hours * 3600) for condition in enough[:-1]] == [("flite", 3), ("human", 6)]
     assert enough[-1].kind == ALL
 
 
 def test_more_hours_contain_fewer_hours(store: ActivationStore) -> None:
     short, long, everything = (
-        set(recordings_of(condition, store))
+        set(recordings_of(condition, [store])[0])
         for condition in (Condition("flite", 2 / 3600), Condition("flite", 5 / 3600), Condition(ALL, 1.0))
     )
     assert short < long < everything
     assert {store.recordings[k].speaker for k in long} == {"flite-b"}
-    assert everything == set(split_off_speakers(store).train)  # held-out speakers are in no condition
+    assert everything == set(split_off_speakers([store])[0].train)  # held-out speakers are in no condition
 
 
 def test_table_has_a_row_for_each_condition(tmp_path: Path) -> None:
@@ -55,4 +55,4 @@ def test_table_has_a_row_for_each_condition(tmp_path: Path) -> None:
     (tmp_path / "sae_speech.json").write_text(json.dumps({"conditions": [row, row | {"kind": "all", "hours": 7.9}]}))
     lines = sae_speech_table(tmp_path / "sae_speech.json").splitlines()
     assert len(lines) == 4
-    assert "human prompts | 0.5 | 0.81 [0.80, 0.82]" in lines[2] and "all | 7.9" in lines[3]
+    assert "human prompts | 0.5 | 0.812 [0.8, 0.823]" in lines[2] and "all | 7.9" in lines[3]

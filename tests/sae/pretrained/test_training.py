@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from hooked_whisper.corpora import split_by_speaker
 from sae_lens_audio import load_sae
 from sae_lens_audio.activations import open_store
 from sae_lens_audio.pretrained.__main__ import main
 from sae_lens_audio.pretrained.recipes import Recipe
-from sae_lens_audio.pretrained.runs import finished_metadata, open_speech, split_off_speakers
+from sae_lens_audio.pretrained.runs import (
+    finished_metadata,
+    hours_by_kind,
+    open_speech,
+    split_off_speakers,
+    training_rows,
+)
 from sae_lens_audio.speech.build import TABLE
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.checkpoint import CHECKPOINT
@@ -122,33 +127,53 @@ def test_interrupted_run_ends_with_the_same_weights(
 
 
 def test_speakers_with_the_fewest_rows_are_held_out(trained: Path) -> None:
-    store = open_store(trained / "activations/mlp-resid-1")
-    train, test = split_off_speakers(store, 0.1)
+    store = open_store(store_in(trained))
+    [(train, test)] = split_off_speakers([store], 0.1)
     assert {store.recordings[k].speaker for k in test} == {"human-a"}
     assert {store.recordings[k].speaker for k in train} == set(SPEAKERS[1:])
-    both = split_off_speakers(store, 0.99)
-    assert {store.recordings[k].speaker for k in both.train} == {"kokoro-d"}  # one speaker remains
-    assert len(both.train) + len(both.test) == len(store.recordings)
+    [most] = split_off_speakers([store], 0.99)
+    assert {store.recordings[k].speaker for k in most.train} == {"kokoro-d"}  # one speaker remains
+    assert len(most.train) + len(most.test) == len(store.recordings)
 
 
 def test_mistakes_are_reported(speech: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = command(speech, tmp_path, "topk-x2")
     assert main([*words, "--blocks", "9"]) == 1 and "blocks 0 to 3" in caplog.text
     assert main(command(speech, tmp_path, "topk-2")) == 1 and "did you mean 'topk-x2'" in caplog.text
-    twice = [str(speech), str(speech)]
-    assert main([*words, "--audio", *twice]) == 1 and "occur twice" in caplog.text
 
 
 def test_store_with_more_points_is_used(trained: Path, speech: Path, tmp_path: Path) -> None:
     stores = trained / "activations"
     words = [*command(speech, tmp_path, "transcoder-x8"), "--acts", str(stores)]
     assert main(words) == 0
-    assert [path.name for path in stores.iterdir()] == ["mlp-resid-1"]
+    assert len(list(stores.iterdir())) == 1
     assert load_sae(tmp_path / "demo/encoder.blocks.1-transcoder-x8/sae").sae.predicts_other_hook
 
 
-def test_corpora_are_mixed(speech: Path) -> None:
-    corpus = open_speech([str(speech)])
-    ids = [recording.id for recording in corpus]
-    assert ids != sorted(ids) and open_speech([str(speech)])[0].id == ids[0]
-    assert split_by_speaker(corpus).train.size
+def test_several_corpora_have_a_store_each_and_are_mixed(
+    trained: Path, speech: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    more = tmp_path_factory.mktemp("more")
+    write_noise(more / "9.wav", 6.0, seed=9)
+    (more / TABLE).write_text(json.dumps({"file_name": "9.wav", "text": "noise", "speaker": "human-e"}) + "\n")
+    acts = tmp_path / "acts"
+    shutil.copytree(trained / "activations", acts)
+    assert main([*command(speech, tmp_path, "topk-x2"), "--acts", str(acts), "--audio", str(speech), str(more)]) == 0
+    stores = [open_store(path) for path in acts.iterdir()]
+    assert {len(store.recordings) for store in stores} == {8, 1}
+    rows = training_rows(stores, ["encoder.blocks.1"])
+    ids = [rows.activations.ids[k] for k in rows.activations.chunk(0, 0).recording.unique()]
+    assert "9" in ids and len(ids) == 7  # all but the two of the held-out speaker
+    extra = load_sae(tmp_path / "demo/encoder.blocks.1-topk-x2/sae").metadata.extra
+    assert extra["speech_hours"] == hours_by_kind(stores)
+
+
+def test_order_of_a_corpus_is_random(speech: Path) -> None:
+    ids = [recording.id for recording in open_speech(str(speech))]
+    assert ids != sorted(ids) and [recording.id for recording in open_speech(str(speech))] == ids
+
+
+def store_in(folder: Path) -> Path:
+    """Return the only store of a folder of runs."""
+    (path,) = (folder / "activations").iterdir()
+    return path
