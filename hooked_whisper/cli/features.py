@@ -81,7 +81,7 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
 def write_site(
     parsed: argparse.Namespace,
     command: str,
-    hook: str,
+    hook: str | Sequence[str],
     basis_of: Callable[[int], FeatureBasis | None],
     check_model: Callable[[HookedWhisper], None] = lambda model: None,
     basis_name: str = "",
@@ -89,6 +89,7 @@ def write_site(
     """Write the pages for the arguments of :func:`add_site`.
 
     Args:
+        hook: the hook point, or the list of a crosscoder's.
         basis_of: returns the basis for activations of a width; ``None`` means the activations themselves.
         check_model: raises if the loaded model is not the right one.
         basis_name: name of the basis on the pages, such as ``"SAE topk-2"``.
@@ -99,9 +100,10 @@ def write_site(
     from hooked_whisper.report.units import PageOptions, build_site
 
     options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labeled, parsed.seed)
-    width = len(axis_labels(prepared.shapes, encoder_point(prepared.shapes, hook)))
+    points = [encoder_point(prepared.shapes, name) for name in ([hook] if isinstance(hook, str) else hook)]
+    width = len(axis_labels(prepared.shapes, points[0]))
     basis = basis_of(width)
-    _check_units(parsed.units, width if basis is None else len(basis.labels), hook)
+    _check_units(parsed.units, width if basis is None else len(basis.labels), ", ".join(points))
     with prepared.start("scanning", check_model) as session:
         index = build_site(
             session.model,

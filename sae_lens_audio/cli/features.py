@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from hooked_whisper.cli.features import add_site, write_site
-from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
+from sae_lens_audio.cli.records import (
+    add_record_arguments,
+    check_weights,
+    crosscoder_hooks,
+    hooks_of,
+    load_saes,
+    model_of,
+)
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +23,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sae",
         metavar="FOLDER",
-        help="an SAE (SAELens, sparsify, dictionary_learning), or a packaged one such as tiny.en/encoder.blocks.2",
+        help="an SAE or crosscoder (SAELens, sparsify, dictionary_learning), or a packaged one such as "
+        "tiny.en/encoder.blocks.2",
     )
     add_site(parser)
     add_record_arguments(parser)
@@ -26,15 +34,17 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Scan the corpus, write the pages, and print where they are."""
     saes = load_saes([parsed.sae])
     (loaded,) = saes.values()
-    hooks = hooks_of(parsed, saes, model_of(parsed, saes).shapes)
+    shapes = model_of(parsed, saes).shapes
+    several = loaded.sae.reads_several_hooks
+    hook = crosscoder_hooks(parsed, saes, shapes) if several else hooks_of(parsed, saes, shapes).reads
     command = shlex.join(["sae-lens-audio", *arguments])
     return write_site(
         parsed,
         command,
-        hooks.reads,
+        hook,
         lambda width: loaded.sae.float(),
         lambda model: check_weights(parsed, model, saes),
-        f"SAE {sae_name(parsed.sae)}",
+        f"{'crosscoder' if several else 'SAE'} {sae_name(parsed.sae)}",
     )
 
 

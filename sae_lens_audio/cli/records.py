@@ -31,7 +31,11 @@ class HookPair:
 
 def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that the SAE's own record answers: ``--model``, ``--hook`` and ``--allow-mismatch``."""
-    parser.add_argument("--hook", metavar="NAME", help="hook point (default: the one in the SAE's folder)")
+    parser.add_argument(
+        "--hook",
+        metavar="NAME",
+        help="hook point (default: the one in the SAE's folder); those of a crosscoder separated by commas",
+    )
     parser.add_argument(
         "--allow-mismatch",
         action="store_true",
@@ -145,6 +149,38 @@ def hooks_of(
     names = [_canonical(shapes, name) for name in (reads, predicts) if name is not None]
     _check_widths(saes, shapes, names)
     return HookPair(names[0], names[1] if len(names) > 1 else None)
+
+
+def crosscoder_hooks(
+    parsed: argparse.Namespace, saes: Mapping[str, LoadedSAE], shapes: HookedWhisper
+) -> tuple[str, ...]:
+    """Return the hook points of one crosscoder: those of ``--hook``, separated by commas, else those it records.
+
+    Raises:
+        HookedWhisperError: it records none, others than the command line, or another number.
+        ShapeError: a hook point has vectors of another width.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    (name,) = saes
+    recorded = _listed(saes[name].metadata.hook_name)
+    hooks = _listed(parsed.hook) or recorded
+    n_blocks = len(saes[name].sae.input_widths)
+    if len(hooks) != n_blocks:
+        raise HookedWhisperError(
+            f"{name} is a crosscoder of {n_blocks} hook points, not {len(hooks)}: name them with --hook, separated by "
+            "commas, in the order in which it was trained"
+        )
+    points = tuple(_canonical(shapes, hook) for hook in hooks)
+    if recorded and not all(map(_is_point, [shapes] * n_blocks, recorded, points)):
+        _refuse(parsed, f"{name} was trained at {', '.join(recorded)}, but --hook is {parsed.hook}")
+    for point in points:
+        _check_widths(saes, shapes, [point])
+    return points
+
+
+def _listed(hooks: str | None) -> list[str]:
+    return [hook.strip() for hook in (hooks or "").split(",") if hook.strip()]
 
 
 def _recorded_hook(

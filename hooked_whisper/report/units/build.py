@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,12 +17,14 @@ from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.corpora import Recording, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.crosscoder_latents import CrosscoderLatents, crosscoder_latents
 from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan import FIRES, HISTOGRAM_BINS, FeatureScan, ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import (
     ActivationRange,
+    DepthHistogram,
     Histogram,
     MeanMel,
     SiteInfo,
@@ -67,7 +71,7 @@ if not TYPE_CHECKING:
 def build_site(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    hook: str,
+    hook: str | Sequence[str],
     out: str | Path,
     *,
     units: Sequence[int] | None = None,
@@ -87,6 +91,8 @@ def build_site(
     at least two speakers; the pages omit them otherwise.
 
     Args:
+        hook: the hook point; for a crosscoder, the list of its hook points. The pages of a crosscoder also show the
+            decoder norm of each feature at each hook point.
         units: units that get a page (default: all).
         basis: basis of the units, see :class:`~hooked_whisper.features.HookBasis`.
         basis_name: name of the basis on the pages, such as ``"SAE topk-2"`` (default: its class).
@@ -103,6 +109,50 @@ def build_site(
     """
     options = PageOptions() if options is None else options
     out = Path(out)
+    with ExitStack() as attached:
+        latents = None
+        if not isinstance(hook, str):
+            hook, latents = attached.enter_context(crosscoder_latents(model, hook, basis))
+            basis_name, basis = basis_name or type(basis).__name__, latents
+        return _build(
+            model,
+            corpus,
+            hook,
+            out,
+            units=units,
+            basis=basis,
+            latents=latents,
+            options=options,
+            basis_name=basis_name,
+            title=title,
+            described=described,
+            command=command,
+            progress=progress,
+            ranks=ranks,
+        )
+
+
+def _build(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    hook: str,
+    out: Path,
+    *,
+    units: Sequence[int] | None,
+    basis: FeatureBasis | None,
+    latents: CrosscoderLatents | None,
+    options: PageOptions,
+    basis_name: str,
+    title: str,
+    described: str,
+    command: str,
+    progress: bool,
+    ranks: TorchRanks | None,
+) -> Path:
+    """Scan, label and write; arguments as for :func:`build_site`.
+
+    latents: those of an attached crosscoder, whose hook point is ``hook``.
+    """
     bases = [HookBasis(hook, basis, "units")]
     corpus_scan = scan(model, corpus, bases, out / "scan", options.scan, progress=progress, ranks=ranks)
     if ranks is not None and ranks.rank:
@@ -136,10 +186,11 @@ def build_site(
         *labeling.facts,
     ]
     noun, basis_name = unit_noun(scanned.hook, basis), "" if basis is None else basis_name or type(basis).__name__
+    named_hook = scanned.hook if latents is None else ", ".join(latents.hooks)
     info = SiteInfo(
-        title or _title(noun, basis_name, scanned.hook, model.cfg.name),
+        title or _title(noun, basis_name, named_hook, model.cfg.name),
         model.cfg.name,
-        scanned.hook,
+        named_hook,
         (described or f"{corpus_scan.header['recordings']} recordings") + (f" (texts: {texts})" if texts else ""),
         tuple(shown),
         scanned.n_features,
@@ -149,16 +200,26 @@ def build_site(
         basis_name,
         labeling.measure,
         {index: label.text_with_scores for index, label in zip(shown, labeling.names, strict=False) if label.label},
+        None if latents is None else depth_histogram(latents.depths()[scanned.maximum >= FIRES], latents.hooks),
     )
     writer = SiteWriter(out, info)
     wanted = [example for place, index in enumerate(shown) for example in _wanted(scanned, place, index, options)]
     seen = gather(model, corpus, scanned.hook, features, wanted, writer, lambda x: track(x, "clips"))
     weights, moments = similar_weights(model, scanned.hook, basis, shown), same_moments(scanned, shown)
+    norms = None if latents is None else latents.decoder_norms()
     for place, index in enumerate(track(shown, "pages")):
         unit = _unit(scanned, place, index, seen)
+        if latents is not None and norms is not None:
+            unit = replace(unit, decoder_norms=dict(zip(latents.hooks, norms[index].tolist(), strict=True)))
         writer.add_unit(labeling.add_to(replace(unit, nearest=weights[place], companions=moments[place]), place))
     writer.finish()
     return out / "index.html"
+
+
+def depth_histogram(depths: Float[np.ndarray, "feature"], hooks: Sequence[str]) -> DepthHistogram:
+    """Return the histogram of where a crosscoder's features write, see :meth:`CrosscoderLatents.depths`."""
+    counts, edges = np.histogram(depths, bins=25, range=(0.0, 1.0))
+    return DepthHistogram(Histogram(edges, counts), tuple(hooks))
 
 
 def _wanted(scanned: FeatureScan, place: int, index: int, options: PageOptions) -> list[Wanted]:

@@ -40,6 +40,14 @@ class SelectivityMeasure:
     description: str = "the score of the label"
 
 
+@dataclass(frozen=True, eq=False)
+class DepthHistogram:
+    """Where the features of a crosscoder write: counts from 0, only at the first hook point, to 1, only at the last."""
+
+    histogram: Histogram
+    hooks: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class SiteInfo:
     """Title, model, corpus and units of a site.
@@ -56,6 +64,7 @@ class SiteInfo:
         basis: name of the units' basis, such as "SAE topk-2"; empty for the activations themselves.
         measure: what the units' scores measure.
         labels: label of each unit, for links between pages.
+        depths: of all active features of a crosscoder.
     """
 
     title: str
@@ -70,6 +79,7 @@ class SiteInfo:
     basis: str = ""
     measure: SelectivityMeasure = SelectivityMeasure()
     labels: Mapping[int, str] = field(default_factory=dict)
+    depths: DepthHistogram | None = None
 
     def name_of(self, index: int) -> str:
         """Return the name of a unit: ``"neuron 12"``, or ``"feature 12 of SAE topk-2"``."""
@@ -334,6 +344,7 @@ class Unit:
         selectivity: further scores by name.
         notes: sentences.
         companions: ``(index, share)`` of units with the same strongest moments, and the share of moments that agree.
+        decoder_norms: of a crosscoder's feature at each hook point.
     """
 
     index: int
@@ -352,6 +363,7 @@ class Unit:
     notes: tuple[str, ...] = ()
     examples: tuple[UnitExample, ...] = ()
     companions: tuple[tuple[int, Number], ...] = ()
+    decoder_norms: Mapping[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.index < 0:
@@ -359,7 +371,8 @@ class Unit:
         if self.score is not None:
             _finite(f"the score of unit {self.index} (use None for no score)", self.score)
         similar = (*dict(self.nearest).values(), *dict(self.companions).values())
-        _finite(f"unit {self.index}", *self.base_rates.values(), *self.selectivity.values(), *similar)
+        numbers = (*self.base_rates.values(), *self.selectivity.values(), *self.decoder_norms.values())
+        _finite(f"unit {self.index}", *numbers, *similar)
         for example in self.examples:
             if isinstance(example.group, int) and not 0 <= example.group < len(self.ranges):
                 raise HookedWhisperError(

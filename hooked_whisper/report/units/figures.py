@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from hooked_whisper.report.units.data import Histogram, Number, OnsetMeans, Unit
+from hooked_whisper.report.units.data import DepthHistogram, Histogram, Number, OnsetMeans, Unit
 
 WIDTH, HEIGHT = 360.0, 190.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 10.0, 8.0, 34.0
@@ -85,6 +85,17 @@ def phone_colors(unit: Unit) -> dict[str, int]:
 
 def histogram_figure(histogram: Histogram, unit: Unit) -> HistogramFigure:
     """Bars, ticks and range edges of a unit's histogram."""
+    edges = sorted({float(e) for r in unit.ranges for e in (r.low, r.high)})
+    return counts_figure(histogram, edges, "activations")
+
+
+def depth_figure(depths: DepthHistogram) -> HistogramFigure:
+    """Bars of where the features of a crosscoder write."""
+    return counts_figure(depths.histogram, (), "features")
+
+
+def counts_figure(histogram: Histogram, inner: Sequence[float], counted: str) -> HistogramFigure:
+    """Bars, ticks and inner edges of a histogram. counted: what it counts, for the text alternative."""
     edges, counts = histogram.edges, histogram.counts
     x = _axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
     decades = max(1, math.ceil(math.log10(max(1, int(counts.max())) + 1)))
@@ -95,11 +106,10 @@ def histogram_figure(histogram: Histogram, unit: Unit) -> HistogramFigure:
         for a, b, c in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
         if c
     ]
-    inner = sorted({float(e) for r in unit.ranges for e in (r.low, r.high)})
     marks = tuple(x(e) for e in inner if edges[0] <= e <= edges[-1])
     step = max(1, math.ceil(decades / 4))
     y_ticks = tuple(Tick(y(k), _power(k)) for k in range(0, decades + 1, step))
-    alt = f"Histogram of {int(counts.sum()):,} activations from {edges[0]:.3g} to {edges[-1]:.3g}, logarithmic counts"
+    alt = f"Histogram of {int(counts.sum()):,} {counted} from {edges[0]:.3g} to {edges[-1]:.3g}, logarithmic counts"
     return HistogramFigure(tuple(bars), _ticks(float(edges[0]), float(edges[-1]), x), y_ticks, marks, alt)
 
 

@@ -13,7 +13,7 @@ from hooked_whisper._support.mel_axis import FrequencyTick, frequency_ticks
 from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.report.page import _environment as report_environment
 from hooked_whisper.report.units.data import FRAME_S, MeanMel, Number, SiteInfo, Unit, UnitExample
-from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors
+from hooked_whisper.report.units.figures import depth_figure, histogram_figure, onset_figure, phone_colors
 from hooked_whisper.report.units.records import Record, dump, label_at
 
 
@@ -64,6 +64,16 @@ class SimilarUnit:
 
 
 @dataclass(frozen=True)
+class NormBar:
+    """The decoder norm of a feature at a hook point. percent: of the largest. share: of the sum, in percent."""
+
+    hook: str
+    norm: Number
+    percent: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Group:
     """Examples under one heading."""
 
@@ -92,7 +102,11 @@ def render_index(info: SiteInfo, rows: Sequence[Sequence[Any]]) -> str:
     rows: from :func:`hooked_whisper.report.units.records.index_row`.
     """
     data = {"noun": info.noun, "rows": list(rows)}
-    return str(_environment().get_template("site.html.j2").render(info=info, n=len(rows), data=embedded(data)))
+    return str(
+        _environment()
+        .get_template("site.html.j2")
+        .render(info=info, n=len(rows), depths=depth_figure(info.depths) if info.depths else None, data=embedded(data))
+    )
 
 
 def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Record], examples: Sequence[Record]) -> str:
@@ -123,6 +137,7 @@ def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Reco
             mel=_mel(unit.mean_mel) if unit.mean_mel else None,
             scale=scale,
             similar=_similar(unit, info),
+            norms=_norms(unit),
             data=embedded({"scale": scale, "examples": list(examples)}),
         )
     )
@@ -209,6 +224,17 @@ def _similar(unit: Unit, info: SiteInfo) -> list[SimilarUnit]:
     return [
         SimilarUnit(index, info.labels.get(index, ""), index in info.indices, weights.get(index), moments.get(index))
         for index in dict.fromkeys([*weights, *moments])
+    ]
+
+
+def _norms(unit: Unit) -> list[NormBar]:
+    largest, total = (
+        max(map(float, unit.decoder_norms.values()), default=0.0),
+        sum(map(float, unit.decoder_norms.values())),
+    )
+    return [
+        NormBar(hook, norm, 100 * float(norm) / (largest or 1.0), 100 * float(norm) / (total or 1.0))
+        for hook, norm in unit.decoder_norms.items()
     ]
 
 
