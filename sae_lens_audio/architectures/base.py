@@ -30,7 +30,7 @@ from sae_lens_audio.architectures.conversion import (
     read_size,
 )
 from sae_lens_audio.architectures.decoder import normalize_rows_, remove_parallel_gradient_
-from sae_lens_audio.architectures.linear import centered_linear
+from sae_lens_audio.architectures.linear import centered_linear, product
 from sae_lens_audio.architectures.outputs import TrainStepOutput
 from sae_lens_audio.architectures.saelens_names import SAELensNames, select_hooks
 from sae_lens_audio.architectures.sparse import Ranks
@@ -142,7 +142,7 @@ class SAE(SAELensNames):
         Raises:
             ShapeError: activations of another width than ``d_in``.
         """
-        return self.centered(x) @ self.W_enc + self.b_enc
+        return product(self.centered(x), self.W_enc) + self.b_enc
 
     def centered(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = self.checked(x)
@@ -177,11 +177,15 @@ class SAE(SAELensNames):
         return pre.relu()
 
     def encode(self, activations: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Return the feature activations of each row. No row depends on the others."""
+        """Return the feature activations of each row, in the dtype of the weights. No row depends on the others.
+
+        Under ``torch.autocast`` only matrix products are computed in the narrower dtype; sums, thresholds and the
+        selection of features are not.
+        """
         return self.activate(self.pre_activations(activations))
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        return features @ self.W_dec + self.b_dec
+        return product(features, self.W_dec) + self.b_dec
 
     def decode_like(
         self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch d_in"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hooked_whisper.errors import ConfigError, ShapeError
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig, check_size
+from sae_lens_audio.architectures.linear import product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
@@ -72,13 +73,13 @@ class Crosscoder(SAE):
                 f"activations end in {tuple(x.shape[-2:])}, this crosscoder takes [..., {self.config.n_blocks} blocks, "
                 f"{self.d_in}]: stack the blocks' activations along the axis before the last"
             )
-        return x.to(self.dtype).flatten(-2) @ self.W_enc.flatten(0, 1) + self.b_enc
+        return product(x.to(self.dtype).flatten(-2), self.W_enc.flatten(0, 1)) + self.b_enc
 
     def encode(self, activations: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch d_sae"]:
         return self.activate(self.pre_activations(activations))
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch n_blocks d_in"]:
-        return (features @ self.W_dec.flatten(1)).unflatten(-1, self.b_dec.shape) + self.b_dec
+        return product(features, self.W_dec.flatten(1)).unflatten(-1, self.b_dec.shape) + self.b_dec
 
     def decode_like(
         self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch n_blocks d_in"]

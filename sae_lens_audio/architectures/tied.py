@@ -15,6 +15,7 @@ from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import SAELensForm
 from sae_lens_audio.architectures.decoder import normalize_rows_
+from sae_lens_audio.architectures.linear import product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with
 from sae_lens_audio.architectures.sparse import Ranks
 
@@ -72,7 +73,7 @@ class Tied(SAE):
         return self.W_enc.new_zeros(self.d_in)
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        return features @ self.W_enc.T
+        return product(features, self.W_enc.T)
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
