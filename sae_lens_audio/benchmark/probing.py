@@ -47,6 +47,7 @@ class SparseProbing:
     f1_ks: tuple[int, ...] = (1, 5)
     all_latents: bool = True
     needs_decode = False
+    needs_labels = True
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:

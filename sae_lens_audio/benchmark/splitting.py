@@ -56,6 +56,7 @@ class Splitting:
 
     metrics = (SPLITTING, ABSORPTION)
     needs_decode = False
+    needs_labels = True
 
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
         x, y = data.at(subject.hook), phone_truth(data)
