@@ -19,8 +19,8 @@ from hooked_whisper._support.ranks import OF_PASSES, OF_STEPS, torchrun_ranks
 from hooked_whisper.cli.model_arguments import device_of, not_negative, positive, threads
 from hooked_whisper.errors import ConfigError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.pretrained.recipes import read_recipes, recipe_names
-from sae_lens_audio.pretrained.runs import Run, collect, open_speech, train
+from sae_lens_audio.pretrained.recipes import BLOCKS, read_recipes, recipe_names
+from sae_lens_audio.pretrained.runs import TrainingRun, collect, open_speech, train
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _run(parsed: argparse.Namespace, command: str) -> None:
     with torchrun_ranks(torch.device("cpu"), OF_PASSES) as ranks:
         stores = [collect(model, corpus, recipes, blocks, acts, ranks) for corpus in corpora]
     del model
-    runs = [Run(recipe, block, seed) for recipe in recipes for block in blocks for seed in parsed.seeds]
+    runs = [TrainingRun(recipe, block, seed) for recipe in recipes for block in blocks for seed in parsed.seeds]
     with torchrun_ranks(device, OF_STEPS) as ranks:
         for run in runs:
             folder = parsed.runs / parsed.model / run.name

@@ -23,6 +23,7 @@ from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import (
     ActivationStore,
     CollectOptions,
+    JoinedActivations,
     StoredActivations,
     collect_activations,
     open_store,
@@ -44,7 +45,7 @@ KINDS = ("flite", "human", "kokoro")  # beginnings of the names of speakers in o
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One SAE to train: a recipe at a block of the encoder, with a seed."""
 
     recipe: Recipe
@@ -141,7 +142,7 @@ def hours_by_kind(stores: Sequence[ActivationStore]) -> dict[str, float]:
 
 
 def train(
-    run: Run,
+    run: TrainingRun,
     stores: Sequence[ActivationStore],
     folder: Path,
     *,

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hooked_whisper import HookedWhisper
 from sae_lens_audio import load_sae
 from sae_lens_audio.activations import open_store
-from sae_lens_audio.pretrained.__main__ import main
+from sae_lens_audio.pretrained.__main__ import _blocks, _parser, main
 from sae_lens_audio.pretrained.recipes import Recipe
 from sae_lens_audio.pretrained.runs import (
     finished_metadata,
@@ -134,6 +135,14 @@ def test_speakers_with_the_fewest_rows_are_held_out(trained: Path) -> None:
     [most] = split_off_speakers([store], 0.99)
     assert {store.recordings[k].speaker for k in most.train} == {"kokoro-d"}  # one speaker remains
     assert len(most.train) + len(most.test) == len(store.recordings)
+
+
+def test_blocks_default_to_the_published_ones_or_all() -> None:
+    demo = HookedWhisper.from_pretrained("demo", device="cpu")
+    words = ["--audio", "speech", "--runs", "runs"]
+    assert _blocks(_parser().parse_args([*words, "--model", "tiny.en"]), demo) == [0, 1, 2, 3]
+    assert _blocks(_parser().parse_args([*words, "--model", "demo"]), demo) == [0, 1, 2, 3]
+    assert _blocks(_parser().parse_args([*words, "--blocks", "3", "1", "3"]), demo) == [3, 1]
 
 
 def test_mistakes_are_reported(speech: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
