@@ -55,14 +55,12 @@ class Detector:
     @classmethod
     def of(cls, scores: Selectivity, sound: str, feature: int, place: int, heard: Sequence[str] = ()) -> Detector:
         """Return the detector at ``place`` of selectivity that was computed for a single label."""
-        return cls(
-            sound,
-            feature,
-            *(float(np.nan_to_num(x[place])) for x in (scores.f1, scores.precision, scores.recall)),
-            *(float(np.nan_to_num(x[place])) for x in (scores.average_precision, scores.prevalence)),
-            bool(scores.sign[place] > 0),
-            tuple(heard),
+        f1, precision, recall, average_precision, prevalence = (
+            float(np.nan_to_num(x[place]))
+            for x in (scores.f1, scores.precision, scores.recall, scores.average_precision, scores.prevalence)
         )
+        fires_high = bool(scores.sign[place] > 0)
+        return cls(sound, feature, f1, precision, recall, average_precision, prevalence, fires_high, tuple(heard))
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def words_heard(rows: LabeledRows, hook: str, sae: FeatureBasis, features: Seque
     seconds = rows.model.time.seconds_per_position
     heard = {}
     for place, feature in enumerate(features):
-        words = {}
+        words: dict[str, None] = {}
         for moment in strongest_moments(values[:, place], rows.starts, N_HEARD):
             clip = rows.clips[moment.clip]
             if word := word_at(clip, moment.position * seconds):

@@ -53,6 +53,7 @@ class Cell:
 
     Attributes:
         page, sound: paths from the overview; ``sound`` may be empty.
+        words: at the strongest moments.
     """
 
     feature: int
@@ -63,7 +64,7 @@ class Cell:
     f1: float
     average_precision: float
     verdict: str = ""
-    heard: str = ""
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _cell(record: Record, folder: str, sound: str) -> Cell:
         record["f1"],
         record["average_precision"],
         record.get("verdict", ""),
-        ", ".join(record["heard"]),
+        tuple(dict.fromkeys(heard.rpartition(" (")[0] for heard in record["heard"])),
     )
 
 

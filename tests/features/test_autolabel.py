@@ -89,6 +89,17 @@ def test_evidence_names_its_numbers(labels: list[AutoLabel]) -> None:
     assert labels[5].score < 0.5 and "18 of the top 20" in labels[5].evidence  # rare, but pure
 
 
+def test_text_with_scores_has_precision_and_recall(labels: list[AutoLabel]) -> None:
+    for label in labels:
+        if label.kind == "none":
+            assert label.text_with_scores == "—"
+            continue
+        f1 = 2 / (1 / label.precision + 1 / label.recall)
+        assert f1 == pytest.approx(label.score)
+        scores = f"precision {label.precision:.2f}, recall {label.recall:.2f}"
+        assert label.text_with_scores == f"{label.text} ({scores})" and scores in label.evidence
+
+
 def test_features_at_chance_have_no_label() -> None:
     labels = autolabels(evidence(False), evidence(False))
     assert {x.kind for x in labels} == {"none"} and {x.text for x in labels} == {"—"}

@@ -44,6 +44,17 @@ def test_planted_features_are_detected() -> None:
     assert rows[0]["label"] == "s" and rows[0]["f1"] == result.f1[0] and len(rows) == 6
 
 
+def test_precision_and_recall_of_every_label_give_its_f1() -> None:
+    result = cross_selectivity([speaker(i) for i in range(3)])
+    precision, recall = result.precision_by_label, result.recall_by_label
+    f1 = 2 * precision * recall / (precision + recall)
+    np.testing.assert_allclose(f1, result.f1_by_label, rtol=1e-6)
+    feature = np.arange(2)  # the folds agree on the labels of these
+    for scores, of_best in ((precision, result.precision), (recall, result.recall)):
+        np.testing.assert_allclose(scores[feature, result.best[:2]], of_best[:2])
+    assert result.without_tables().precision_by_label.shape == (6, 0)
+
+
 def test_classes_detect_features_of_several_phones() -> None:
     groups = {"nasals": {"m", "n"}, "stops": {"t"}}
     result = cross_selectivity([speaker(i).grouped(groups) for i in range(3)])
