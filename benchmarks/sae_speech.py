@@ -63,7 +63,7 @@ def conditions(stores: Sequence[ActivationStore]) -> list[Condition]:
     return [*enough, Condition(ALL, round(seconds.total() / 3600, 1))]
 
 
-def recordings_of(condition: Condition, stores: Sequence[ActivationStore]) -> list[Int[np.ndarray, "recording"]]:
+def recordings_of(condition: Condition, stores: Sequence[ActivationStore]) -> list[Int[np.ndarray, "_"]]:
     """Return recordings of a kind in each store, in random order up to the hours: more hours contain fewer hours."""
     indices: list[list[int]] = [[] for _ in stores]
     seconds = 0.0

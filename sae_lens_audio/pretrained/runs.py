@@ -7,7 +7,7 @@ import platform
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,11 +98,13 @@ def _has_all(manifest: Manifest, header: Mapping[str, Any]) -> bool:
 def split_off_speakers(stores: Sequence[ActivationStore], share: float = HELD_OUT) -> list[Split]:
     """Split the recordings of each store: those to train on, and those of the speakers that are held out.
 
-    Held out are the speakers with the fewest rows in all stores, until they have ``share`` of the rows.
+    Held out are the speakers with the fewest rows in all stores, until they have ``share`` of the rows. A recording
+    that is in several stores is read from the first.
     """
+    selected = _without_repeats(stores)
     rows: Counter[str] = Counter()
-    for store in stores:
-        for recording in store.recordings:
+    for store, indices in zip(stores, selected, strict=True):
+        for recording in (store.recordings[k] for k in indices):
             rows[recording.speaker or recording.id] += recording.rows
     held_out, total = set(), 0
     for speaker, count in sorted(rows.items(), key=lambda item: (item[1], item[0]))[:-1]:
@@ -110,13 +112,23 @@ def split_off_speakers(stores: Sequence[ActivationStore], share: float = HELD_OU
             break
         held_out.add(speaker)
         total += count
-    return [_split(store, held_out) for store in stores]
+    return [_split(store, indices, held_out) for store, indices in zip(stores, selected, strict=True)]
 
 
-def _split(store: ActivationStore, held_out: Set[str]) -> Split:
-    is_test = np.array([(recording.speaker or recording.id) in held_out for recording in store.recordings])
-    has_rows = np.array([recording.rows > 0 for recording in store.recordings])
-    return Split(np.flatnonzero(~is_test & has_rows), np.flatnonzero(is_test & has_rows))
+def _without_repeats(stores: Sequence[ActivationStore]) -> list[list[int]]:
+    """Return the recordings of each store that have rows and whose id no earlier store has."""
+    ids: set[str] = set()
+    selected = []
+    for store in stores:
+        selected.append([k for k, entry in enumerate(store.recordings) if entry.rows and entry.id not in ids])
+        ids.update(entry.id for entry in store.recordings)
+    return selected
+
+
+def _split(store: ActivationStore, indices: Sequence[int], held_out: Set[str]) -> Split:
+    is_test = np.array([(store.recordings[k].speaker or store.recordings[k].id) in held_out for k in indices], bool)
+    recordings = np.array(indices, dtype=int)
+    return Split(recordings[~is_test], recordings[is_test])
 
 
 def training_rows(stores: Sequence[ActivationStore], hooks: Sequence[str]) -> TrainingRows:
@@ -133,9 +145,9 @@ def training_rows(stores: Sequence[ActivationStore], hooks: Sequence[str]) -> Tr
 
 def hours_by_kind(stores: Sequence[ActivationStore]) -> dict[str, float]:
     """Return the hours of each kind of speech, by the beginning of the speaker's name (``"human-June"``)."""
-    seconds: Counter[str] = Counter()
-    for store in stores:
-        for recording in store.recordings:
+    seconds: dict[str, float] = defaultdict(float)
+    for store, indices in zip(stores, _without_repeats(stores), strict=True):
+        for recording in (store.recordings[k] for k in indices):
             kind = recording.speaker.partition("-")[0]
             seconds[kind if kind in KINDS else "other"] += recording.seconds
     return {kind: round(total / 3600, 2) for kind, total in sorted(seconds.items())}

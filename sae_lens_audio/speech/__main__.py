@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from hooked_whisper.cli.model_arguments import not_negative, positive
 from hooked_whisper.errors import HookedWhisperError
 from sae_lens_audio.speech.build import build_training_speech
-from sae_lens_audio.speech.plan import plan_passages
+from sae_lens_audio.speech.plan import Passage, plan_passages
 from sae_lens_audio.speech.prompts import PROMPT_LANGUAGES, fetch_prompts, find_prompts, open_prompts, prompt_packages
 from sae_lens_audio.speech.recorded import RecordedPassage, join_recordings, packaged_passages
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recorded = packaged_passages(parsed.seed) if parsed.packaged else []
             if parsed.prompts:
                 recorded += _prompts(parsed, Path(unpacked))
-            passages = [*planned, *recorded]
+            passages: list[Passage | RecordedPassage] = [*planned, *recorded]
             new = build_training_speech(passages, parsed.folder, voices=parsed.voices, processes=parsed.processes)
     except (HookedWhisperError, RuntimeError) as error:
         log.error("error: %s", error)

@@ -42,7 +42,7 @@ class TrainingRows:
 
     activations: ActivationSource
     stores: Sequence[ActivationStore] = ()
-    tests: Sequence[Int[np.ndarray, "test"]] = ()
+    tests: Sequence[Int[np.ndarray, "_"]] = ()  # each store has another number
 
 
 def source_of(
@@ -145,7 +145,7 @@ def _header(source: TrainingRows) -> dict[str, Any]:
     if not source.stores:
         header: dict[str, Any] = source.activations.describe()["header"]
         return header
-    headers = [store.header for store in source.stores]
+    headers = [dict(store.header) for store in source.stores]
     if len(headers) == 1:
         return headers[0]
     digests = "".join(header["corpus_sha256"] for header in headers)

@@ -177,6 +177,14 @@ def test_several_corpora_have_a_store_each_and_are_mixed(
     assert extra["speech_hours"] == hours_by_kind(stores)
 
 
+def test_recording_in_two_stores_is_read_once(trained: Path) -> None:
+    store = open_store(store_in(trained))
+    first, second = split_off_speakers([store, store], 0.1)
+    assert len(first.train) + len(first.test) == len(store.recordings)
+    assert not len(second.train) and not len(second.test)
+    assert hours_by_kind([store, store]) == hours_by_kind([store])
+
+
 def test_order_of_a_corpus_is_random(speech: Path) -> None:
     ids = [recording.id for recording in open_speech(str(speech))]
     assert ids != sorted(ids) and [recording.id for recording in open_speech(str(speech))] == ids
