@@ -50,13 +50,22 @@ class CrosscoderLatents:
         norms: np.ndarray = self.crosscoder.W_dec.detach().float().norm(dim=-1).cpu().numpy()
         return norms
 
+    def relative_norms(self) -> Float[np.ndarray, "feature hook"]:
+        """Return the decoder norms divided by their mean at each hook point.
+
+        Activations grow from block to block, and the decoder rows with them: undivided norms of two points say more
+        about the points than about a feature.
+        """
+        norms = self.decoder_norms()
+        return norms / np.maximum(norms.mean(0), np.finfo(norms.dtype).tiny)
+
     def depths(self) -> Float[np.ndarray, "feature"]:
         """Return where each feature writes: 0 only at the first hook point, 1 only at the last.
 
-        It is the mean of the hook points, at equal distances from 0 to 1, weighted by the decoder norms. For two
-        points it is the relative norm ``|d_2| / (|d_1| + |d_2|)`` of Lindsey et al. 2024.
+        It is the mean of the hook points, at equal distances from 0 to 1, weighted by the relative norms. For two
+        points it is ``r_2 / (r_1 + r_2)``, as in Lindsey et al. 2024, whose activations have the same scale.
         """
-        norms = self.decoder_norms()
+        norms = self.relative_norms()
         places = np.linspace(0, 1, norms.shape[1], dtype=norms.dtype)
         return (norms @ places) / np.maximum(norms.sum(1), np.finfo(norms.dtype).tiny)
 

@@ -54,7 +54,9 @@ def test_pages_of_a_crosscoder(tmp_path: Path) -> None:
     norms = sae.W_dec[40].norm(dim=1).tolist()
     assert list(record["decoder_norms"]) == HOOKS
     np.testing.assert_allclose(list(record["decoder_norms"].values()), norms, rtol=1e-3)
-    assert f"({100 * norms[1] / sum(norms):.0f} %)" in page
+    relative = (sae.W_dec.norm(dim=-1) / sae.W_dec.norm(dim=-1).mean(0))[40].tolist()
+    np.testing.assert_allclose(list(record["relative_decoder_norms"].values()), relative, rtol=1e-3)
+    assert f"({100 * relative[1] / sum(relative):.0f} %)" in page
     assert "Where the features write" in (tmp_path / "index.html").read_text()
     with pytest.raises(HookedWhisperError, match="choose another folder"):  # another crosscoder of the same size
         build_site(
@@ -66,7 +68,8 @@ def test_pages_of_a_crosscoder(tmp_path: Path) -> None:
 
 def test_depths_are_relative_norms() -> None:
     latents = CrosscoderLatents(crosscoder(), tuple(HOOKS))
-    norms = latents.decoder_norms()
+    norms = latents.relative_norms()
+    np.testing.assert_allclose(norms.mean(0), 1, rtol=1e-5)
     np.testing.assert_allclose(latents.depths(), norms[:, 1] / norms.sum(1), rtol=1e-6)
     assert latents.W_dec.shape == (48, 64) and latents.depths()[0] == 0
 

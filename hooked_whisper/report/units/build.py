@@ -24,6 +24,7 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import (
     ActivationRange,
+    DecoderNorm,
     DepthHistogram,
     Histogram,
     MeanMel,
@@ -206,11 +207,12 @@ def _build(
     wanted = [example for place, index in enumerate(shown) for example in _wanted(scanned, place, index, options)]
     seen = gather(model, corpus, scanned.hook, features, wanted, writer, lambda x: track(x, "clips"))
     weights, moments = similar_weights(model, scanned.hook, basis, shown), same_moments(scanned, shown)
-    norms = None if latents is None else latents.decoder_norms()
+    norms = None if latents is None else (latents.decoder_norms(), latents.relative_norms())
     for place, index in enumerate(track(shown, "pages")):
         unit = _unit(scanned, place, index, seen)
         if latents is not None and norms is not None:
-            unit = replace(unit, decoder_norms=dict(zip(latents.hooks, norms[index].tolist(), strict=True)))
+            pairs = zip(latents.hooks, *(kind[index].tolist() for kind in norms), strict=True)
+            unit = replace(unit, decoder_norms=tuple(DecoderNorm(*entry) for entry in pairs))
         writer.add_unit(labeling.add_to(replace(unit, nearest=weights[place], companions=moments[place]), place))
     writer.finish()
     return out / "index.html"

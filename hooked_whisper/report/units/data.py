@@ -40,6 +40,15 @@ class SelectivityMeasure:
     description: str = "the score of the label"
 
 
+@dataclass(frozen=True)
+class DecoderNorm:
+    """The decoder norm of a crosscoder's feature at a hook point. relative: divided by the mean over all features."""
+
+    hook: str
+    norm: Number
+    relative: Number
+
+
 @dataclass(frozen=True, eq=False)
 class DepthHistogram:
     """Where the features of a crosscoder write: counts from 0, only at the first hook point, to 1, only at the last."""
@@ -363,7 +372,7 @@ class Unit:
     notes: tuple[str, ...] = ()
     examples: tuple[UnitExample, ...] = ()
     companions: tuple[tuple[int, Number], ...] = ()
-    decoder_norms: Mapping[str, Number] = field(default_factory=dict)
+    decoder_norms: tuple[DecoderNorm, ...] = ()
 
     def __post_init__(self) -> None:
         if self.index < 0:
@@ -371,7 +380,8 @@ class Unit:
         if self.score is not None:
             _finite(f"the score of unit {self.index} (use None for no score)", self.score)
         similar = (*dict(self.nearest).values(), *dict(self.companions).values())
-        numbers = (*self.base_rates.values(), *self.selectivity.values(), *self.decoder_norms.values())
+        norms = [number for entry in self.decoder_norms for number in (entry.norm, entry.relative)]
+        numbers = (*self.base_rates.values(), *self.selectivity.values(), *norms)
         _finite(f"unit {self.index}", *numbers, *similar)
         for example in self.examples:
             if isinstance(example.group, int) and not 0 <= example.group < len(self.ranges):

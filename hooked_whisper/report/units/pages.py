@@ -65,10 +65,11 @@ class SimilarUnit:
 
 @dataclass(frozen=True)
 class NormBar:
-    """The decoder norm of a feature at a hook point. percent: of the largest. share: of the sum, in percent."""
+    """The decoder norm of a feature at a hook point. percent: of the largest relative norm. share: of their sum."""
 
     hook: str
     norm: Number
+    relative: Number
     percent: float
     share: float
 
@@ -228,13 +229,11 @@ def _similar(unit: Unit, info: SiteInfo) -> list[SimilarUnit]:
 
 
 def _norms(unit: Unit) -> list[NormBar]:
-    largest, total = (
-        max(map(float, unit.decoder_norms.values()), default=0.0),
-        sum(map(float, unit.decoder_norms.values())),
-    )
+    relative = [float(entry.relative) for entry in unit.decoder_norms]
+    largest, total = max(relative, default=0.0) or 1.0, sum(relative) or 1.0
     return [
-        NormBar(hook, norm, 100 * float(norm) / (largest or 1.0), 100 * float(norm) / (total or 1.0))
-        for hook, norm in unit.decoder_norms.items()
+        NormBar(entry.hook, entry.norm, entry.relative, 100 * part / largest, 100 * part / total)
+        for entry, part in zip(unit.decoder_norms, relative, strict=True)
     ]
 
 

@@ -84,7 +84,8 @@ def unit_record(info: SiteInfo, unit: Unit, clips: Mapping[str, Record]) -> Reco
         "selectivity": {k: short(v) for k, v in unit.selectivity.items()},
         "nearest": [[i, short(cosine)] for i, cosine in unit.nearest],
         "companions": [[i, short(share)] for i, share in unit.companions],
-        "decoder_norms": {hook: short(norm) for hook, norm in unit.decoder_norms.items()},
+        "decoder_norms": {entry.hook: short(entry.norm) for entry in unit.decoder_norms},
+        "relative_decoder_norms": {entry.hook: short(entry.relative) for entry in unit.decoder_norms},
         "notes": list(unit.notes),
         "activations": [_activation(e, clips[e.clip]) for e in unit.examples],
     }
