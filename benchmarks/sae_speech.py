@@ -39,7 +39,7 @@ from sae_lens_audio.training.runs import TrainingRows, trainer_of
 
 RECIPE = "topk-x8"
 ALL = "all"
-HOURS = {"flite": (0.5, 1.0, 2.0, 3.5), "kokoro": (0.5, 1.5), "human": (0.5, 1.9)}
+HOURS = {"flite": (0.5, 1.0, 2.0, 3.5), "kokoro": (0.5, 1.4), "human": (0.5, 1.9)}
 
 
 @dataclass(frozen=True)
