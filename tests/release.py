@@ -22,6 +22,9 @@ def main() -> None:
     files = [str(f) for f in metadata.files("hooked-whisper") or ()]
     for wanted in ("hooked_whisper/py.typed", "sae_lens_audio/py.typed", "hooked_whisper/demo/model.safetensors"):
         assert wanted in files, f"the wheel has no {wanted}"
+    packaged = [f for f in metadata.files("hooked-whisper") or () if f.match("sae_lens_audio/pretrained/*/*/*/*")]
+    assert "sae_lens_audio/pretrained/tiny.en/encoder.blocks.2/topk-x2/sae_weights.safetensors" in map(str, packaged)
+    assert sum(f.size or 0 for f in packaged) <= 4_000_000, "the packaged SAEs of real Whisper are too large"
     assert not [f for f in files if f.startswith(("tests/", "docs/", "benchmarks/", "tutorials/"))]
     assert "site-packages" in str(resources.files("hooked_whisper"))
     torch = seconds("import torch")

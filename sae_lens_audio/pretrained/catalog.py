@@ -44,8 +44,8 @@ class AvailableSAE:
     architecture: str
     d_in: int
     d_sae: int
-    l0: float | None = None
-    explained_variance: float | None = None
+    l0: float | int | None = None
+    explained_variance: float | int | None = None
     scored_on: str = ""
     n_bytes: int | None = None
     folder: Path | None = None
@@ -218,7 +218,7 @@ class AvailableSAEs(Tabular):
             )
             for row in self.to_rows()
         )
-        notes = (f"default of a hook point: {DEFAULT_RULE}",)
+        notes: tuple[str, ...] = (f"default of a hook point: {DEFAULT_RULE}",)
         if any(sae.folder is None for sae in self.saes):
             notes += ("recipe: python -m sae_lens_audio.pretrained trains it",)
         n = sum(sae.is_packaged for sae in self.saes)

@@ -20,6 +20,7 @@ from torch import Tensor
 from sae_lens_audio import SAE as OurSAE
 from sae_lens_audio import BatchTopK, Matryoshka, Metadata, NormalizedSAE, Tied, TopK, load_sae, save_sae
 from sae_lens_audio.formats.saelens_cfg import FORMAT_VERSION
+from sae_lens_audio.pretrained.catalog import AvailableSAE, packaged_saes
 from tests.core.parity import record, relative_l2
 from tests.sae.saes import all_of_them, filled
 
@@ -111,7 +112,7 @@ def test_sae_lens_loads_other_dtypes(architecture: str, dtype: torch.dtype, tmp_
         assert torch.equal(tensor, wanted.to(dtype).expand_as(tensor)), name
 
 
-@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale"])
 def test_sae_lens_loads_our_normalized_saes(normalization: Any, tmp_path: Path) -> None:
     sae = NormalizedSAE(ours_of("standard"), normalization)
     save_sae(sae, tmp_path)
@@ -131,6 +132,22 @@ def test_from_pretrained_of_sae_lens_loads_our_folders(tmp_path: Path, monkeypat
     compare("ours -> sae-lens", "topk, from the hub", sae, theirs, sae.d_in)
     assert log_sparsity is not None and torch.equal(log_sparsity, sparsity)
     assert cfg["architecture"] == "topk" and theirs.cfg.metadata.hook_name == HERE
+
+
+@pytest.mark.parametrize("packaged", packaged_saes(), ids=lambda sae: f"{sae.release}/{sae.sae_id}")
+def test_sae_lens_loads_the_packaged_saes(packaged: AvailableSAE, tmp_path: Path) -> None:
+    """In float16, as packaged, and in float32, as ours loads them; what it saves, ours loads again bit for bit."""
+    name = f"{packaged.release} {packaged.sae_id}"
+    theirs, loaded = SAE.load_from_disk(packaged.folder), load_sae(packaged.folder)
+    assert theirs.dtype == torch.float16 and theirs.cfg.metadata.hook_name == packaged.hook_name
+    assert theirs.cfg.metadata.model_name == packaged.release
+    theirs.save_model(tmp_path)
+    again = load_sae(tmp_path)
+    assert torch.equal(again.sae.W_dec, theirs.W_dec) and torch.equal(again.sae.W_enc, theirs.W_enc)
+    assert again.metadata.hook_name == packaged.hook_name and again.sae.dtype == torch.float16
+    theirs = theirs.to(dtype=torch.float32)
+    compare("packaged -> sae-lens", name, loaded.sae.float(), theirs, packaged.d_in)
+    compare("packaged -> sae-lens -> ours", name, again.sae.float(), theirs, packaged.d_in)
 
 
 THEIRS: dict[str, dict[str, Any]] = {
