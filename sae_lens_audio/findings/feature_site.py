@@ -31,7 +31,7 @@ from hooked_whisper.report.units import (
 from hooked_whisper.report.units.excerpts import Excerpt, captions, excerpt_round
 from hooked_whisper.report.units.labeling import Labeling
 from hooked_whisper.report.units.neighbors import similar_weights
-from sae_lens_audio.findings.moments import Moment, strongest_moments
+from sae_lens_audio.findings.moments import FeatureMoment, strongest_moments
 from sae_lens_audio.findings.phone_detectors import feature_rows
 
 N_EXAMPLES, N_RANGES, N_BINS = 6, 5, 30
@@ -151,7 +151,7 @@ def _unit(
 
 def _example(
     rank: int,
-    moment: Moment,
+    moment: FeatureMoment,
     values: Float[np.ndarray, "row"],
     rows: LabeledRows,
     mels: LabeledMels,
@@ -180,7 +180,7 @@ def _page_clip(rows: LabeledRows, mels: LabeledMels, excerpt: Excerpt) -> PageCl
     return PageClip(f"{clip.id}@{start_s:g}", cut, mels.of(excerpt.recording)[:, frames], text, words, phones)
 
 
-def _mean_mel(moments: Sequence[Moment], rows: LabeledRows, mels: LabeledMels) -> MeanMel | None:
+def _mean_mel(moments: Sequence[FeatureMoment], rows: LabeledRows, mels: LabeledMels) -> MeanMel | None:
     """Return the mean log-mel around the moments that are not at the edge of a window."""
     stride = rows.model.time.stride
     patches = []

@@ -14,7 +14,7 @@ _MOST = 4096  # positions that are searched
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FeatureMoment:
     """A position of a clip, and the activation there."""
 
     clip: int
@@ -24,7 +24,7 @@ class Moment:
 
 def strongest_moments(
     values: Float[np.ndarray, "row"], starts: Int[np.ndarray, "edge"], most: int, apart: int = APART
-) -> list[Moment]:
+) -> list[FeatureMoment]:
     """Return the positions with the largest positive activations, the largest first.
 
     Args:
@@ -35,12 +35,12 @@ def strongest_moments(
     n = min(_MOST, len(values))
     rows = np.argpartition(-values, n - 1)[:n] if n else np.zeros(0, dtype=int)
     rows = rows[np.lexsort((rows, -values[rows]))]
-    moments: list[Moment] = []
+    moments: list[FeatureMoment] = []
     for row in rows[values[rows] > 0].tolist():
         clip = int(np.searchsorted(starts, row, side="right")) - 1
         position = row - int(starts[clip])
         if all(m.clip != clip or abs(m.position - position) >= apart for m in moments):
-            moments.append(Moment(clip, position, float(values[row])))
+            moments.append(FeatureMoment(clip, position, float(values[row])))
         if len(moments) == most:
             break
     return moments

@@ -71,6 +71,8 @@ class NamedFeature:
         tokens: how often the sound is said in the clips.
         random_f1: F1 of the best of as many random directions.
         shifted_f1: F1 of the best feature for labels rotated within each utterance.
+        enough: whether the sound is said often enough to be judged.
+        same_as: other published names with the same best feature, such as "n" for "an/in/on".
     """
 
     detector: Detector
@@ -78,10 +80,17 @@ class NamedFeature:
     random_f1: float
     shifted_f1: float
     enough: bool = True
+    same_as: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> NamedVerdict:
         return verdict(self.detector.f1, self.random_f1, self.shifted_f1) if self.enough else "not judged"
+
+    @property
+    def verdict_in_words(self) -> str:
+        """The verdict, and which other names have the same feature."""
+        shared = f", the feature of {' and '.join(self.same_as)}" if self.same_as else ""
+        return self.verdict + shared
 
 
 def phone_detectors(
@@ -131,6 +140,7 @@ def named_features(
                 control[name.name].f1,
                 shifted_f1[name.name],
                 tokens_of(name, tokens) >= options.min_tokens,
+                tuple(other for other in best if other != name.name and best[other].feature == best[name.name].feature),
             )
             for name in NAMES
             if name.name in groups

@@ -142,7 +142,7 @@ def _names_table(blocks: Sequence[BlockScores]) -> Table:
                     name.name, name.sound, "" if name.block is None else str(name.block), sae, str(block.number),
                     str(named.tokens), str(best.feature), f"{best.precision:.2f}", f"{best.recall:.2f}",
                     f"{best.f1:.2f}", f"{best.average_precision:.2f}", f"{named.random_f1:.2f}",
-                    f"{named.shifted_f1:.2f}", named.verdict, ", ".join(best.heard),
+                    f"{named.shifted_f1:.2f}", named.verdict_in_words, ", ".join(best.heard),
                 ))  # fmt: skip
     return Table("Features published by name, and the best feature for each", _THIS_RUN, columns, tuple(rows))
 
@@ -217,7 +217,8 @@ def _names_note(blocks: Sequence[BlockScores], sae: str) -> str:
         features = [block.named[sae][name.name] for block in blocks if name.name in block.named[sae]]
         if features:
             best = max(features, key=lambda named: named.detector.f1)
-            by_verdict.setdefault(best.verdict, []).append(f"{name.name} ({best.detector.f1:.2f})")
+            shared = "".join(f", the feature of {other}" for other in best.same_as)
+            by_verdict.setdefault(best.verdict, []).append(f"{name.name} ({best.detector.f1:.2f}{shared})")
     listed = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items())
     return f"Features published by name, best F1 of {sae} in any block: {listed}."
 

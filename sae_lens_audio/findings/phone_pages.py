@@ -31,7 +31,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Column:
+class SAEColumn:
     """An SAE of the overview."""
 
     hook: str
@@ -48,7 +48,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class FeatureCell:
     """One feature in the overview, with its scores on held-out speakers.
 
     Attributes:
@@ -68,12 +68,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class SoundRow:
     """A phone or published name, with one cell per SAE and block; ``None`` where no feature is known."""
 
     sound: str
     described: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[FeatureCell | None, ...]
 
 
 def write_phone_pages(
@@ -91,13 +91,16 @@ def write_phone_pages(
         clips: held-out clips with phones, packed into windows.
     """
     records: Mapping[str, Mapping[str, Mapping[str, Sequence[Record]]]] = finding.extra.get("features", {})
-    columns = [Column(hook, name) for hook in records for name in SAES if name in saes.get(hook, {})]
+    columns = [SAEColumn(hook, name) for hook in records for name in SAES if name in saes.get(hook, {})]
     if not columns:
         return ()
     windows = by_turns(clips)[:MOST_WINDOWS]
     options = CountOptions(k=len(windows), min_tokens=MIN_TOKENS, seed=context.seed)
     hooks = list(dict.fromkeys(column.hook for column in columns))
-    cells: dict[str, dict[str, dict[Column, Cell]]] = {"names": defaultdict(dict), "phones": defaultdict(dict)}
+    cells: dict[str, dict[str, dict[SAEColumn, FeatureCell]]] = {
+        "names": defaultdict(dict),
+        "phones": defaultdict(dict),
+    }
     out = folder / FOLDER
     corpus = (context.facts or {}).get("origin", "") or f"{len(windows)} windows"
 
@@ -171,9 +174,9 @@ def _facts(windows: Sequence[Clip]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _cell(record: Record, folder: str, sound: str) -> Cell:
+def _cell(record: Record, folder: str, sound: str) -> FeatureCell:
     feature = record["feature"]
-    return Cell(
+    return FeatureCell(
         feature,
         f"{folder}/units/{feature}.html",
         f"{folder}/{sound}" if sound else "",
@@ -187,7 +190,10 @@ def _cell(record: Record, folder: str, sound: str) -> Cell:
 
 
 def _render(
-    model: str, columns: Sequence[Column], cells: Mapping[str, Mapping[str, Mapping[Column, Cell]]], corpus: str
+    model: str,
+    columns: Sequence[SAEColumn],
+    cells: Mapping[str, Mapping[str, Mapping[SAEColumn, FeatureCell]]],
+    corpus: str,
 ) -> str:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -199,10 +205,10 @@ def _render(
     names = [name for name in described if name in cells["names"]]
     rows = {"names": names, "phones": sorted(cells["phones"])}
 
-    def rows_of(kind: str) -> list[Row]:
+    def rows_of(kind: str) -> list[SoundRow]:
         about = described if kind == "names" else {}
         return [
-            Row(sound, about.get(sound, ""), tuple(cells[kind][sound].get(column) for column in columns))
+            SoundRow(sound, about.get(sound, ""), tuple(cells[kind][sound].get(column) for column in columns))
             for sound in rows[kind]
         ]
 

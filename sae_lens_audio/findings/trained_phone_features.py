@@ -212,7 +212,9 @@ def _features(blocks: Sequence[BlockScores]) -> dict[str, Any]:
         block.trained.hook: {
             sae: {
                 "phones": [asdict(detector) for detector in block.detectors[sae].values()],
-                "names": [asdict(named.detector) | {"verdict": named.verdict} for named in block.named[sae].values()],
+                "names": [
+                    asdict(named.detector) | {"verdict": named.verdict_in_words} for named in block.named[sae].values()
+                ],
             }
             for sae in SAES
         }
