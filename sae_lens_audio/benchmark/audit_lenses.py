@@ -152,10 +152,13 @@ def trend_test(
     """
     sign = _sign(better)
     shares = sorted(set.intersection(*(set(t) for t in trajectories))) if trajectories else []
-    table = np.array([[t[share] for share in shares] for t in trajectories], dtype=float).reshape(-1, len(shares))
+    untested = TrendTest("not tested", reason="no checkpoints of one training")
+    if len(shares) < 2:
+        return untested
+    table = np.array([[t[share] for share in shares] for t in trajectories], dtype=float)
     table = table[np.isfinite(table).all(1)]
-    if len(shares) < 2 or not len(table):
-        return TrendTest("not tested", reason="no checkpoints of one training")
+    if not len(table):
+        return untested
     sd, freedom = _pooled_sd(list(table.T))
     if sd is None:
         sd, freedom = seed_sd, seeds - 1

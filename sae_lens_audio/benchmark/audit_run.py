@@ -34,7 +34,7 @@ from sae_lens_audio.benchmark.store import ScoreStore
 from sae_lens_audio.benchmark.subjects import Subject
 
 COSTS = ("latency",)  # what an SAE costs says nothing about its quality
-_MCC, _F1 = "planted MCC", "planted F1"
+_TRUTH = _MCC, _F1, _LABELED = ("planted MCC", "planted F1", "planted, labeled")
 _CHECKPOINT = re.compile(r"(?:(?P<run>.*)/)?at-(?P<share>[0-9.]+)")
 Track = Callable[[Sequence[str], str], Iterable[str]]
 
@@ -91,7 +91,8 @@ class PlantedPanel:
     def _measure(self, name: str, scored_by: Sequence[MetricFamily] | None) -> dict[str, Score]:
         subject = self.subjects[name]
         quality = planted_quality(subject, self.speech)
-        truth = {_MCC: Score(Estimate(quality.mcc)), _F1: Score(Estimate(quality.f1))}
+        values = {_MCC: quality.mcc, _F1: quality.f1, _LABELED: quality.labeled}
+        truth = {key: Score(Estimate(value)) for key, value in values.items()}
         return truth | score_subject(subject, self.speech.data, scored_by)
 
 
@@ -105,6 +106,9 @@ def audit_metrics(
     track: Track = lambda names, what: names,
 ) -> Audit:
     """Audit every metric that judges an SAE.
+
+    A family that uses labels is compared with the recovery of the features that labels determine, others with that of
+    all features.
 
     Args:
         benchmark: scores of SAEs of several seeds, of other settings, of controls, and of checkpoints, which are called
@@ -120,9 +124,10 @@ def audit_metrics(
     panel, scored_by = panel or PlantedPanel(), tuple(families() if scored_by is None else scored_by)
     scores = panel.scores(scored_by, store, track)
     quality = {name: (values[_MCC] + values[_F1]) / 2 for name, values in scores.items()}
+    labeled = {name: values[_LABELED] for name, values in scores.items()}
     damage = {name: name.split()[0] for name in scores}
     real = _RealScores.of(benchmark, seeds)
-    measured = [m for family in scored_by for m in family.metrics]
+    measured = {m: labeled if family.needs_labels else quality for family in scored_by for m in family.metrics}
     attached = [m for m in all_metrics() if benchmark is not None and any(m.name in s.scores for s in real.subjects)]
     audited = {}
     for metric in dict.fromkeys([*measured, *attached]):
@@ -130,12 +135,12 @@ def audit_metrics(
             continue
         truth = truth_test(
             {name: values.get(metric.name, np.nan) for name, values in scores.items()},
-            quality, damage, metric.better, TRUE,
+            measured.get(metric, quality), damage, metric.better, TRUE,
         )  # fmt: skip
         seeded, trend = real.tests(metric)
         audited[metric.name] = MetricAudit(metric.name, metric.title, seeded, truth, trend)
     rows = {
-        name: {"quality": quality[name], **{key: x for key, x in values.items() if key in (_MCC, _F1, *audited)}}
+        name: {"quality": quality[name], **{key: x for key, x in values.items() if key in (*_TRUTH, *audited)}}
         for name, values in scores.items()
     }
     return Audit(audited, _inputs(panel, real, benchmark), rows)

@@ -40,9 +40,11 @@ MANNERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 VOICELESS = frozenset(["P", "T", "K", "CH", "F", "S", "SH", "HH"])
 IN_PARTS = ("stop", "affricate")  # manners whose phones have a closure and a release
 LOUDNESS: Mapping[str, float] = MappingProxyType(
-    {"phone": 1.0, "part": 1.0, "manner": 0.8, "voiced": 0.6, "word": 0.6, "trait": 0.6, "silence": 1.0}
+    {"phone": 0.6, "part": 0.6, "manner": 1.0, "voiced": 0.8, "word": 0.6, "trait": 0.7, "silence": 1.0}
 )
-"""Mean activation of each kind of feature; background features have 0.7."""
+"""Mean activation of each kind of feature; background features have 0.7. Classes are louder than their phones, so that
+an SAE learns phones late; with loud phones every SAE detects them."""
+LABELED = ("phone", "part", "manner", "voiced", "silence")  # kinds of features that phone labels determine
 BACKGROUND_LOUDNESS = 0.7
 _DECORRELATION_STEPS, _DECORRELATION_RATE = 60, 0.1
 
@@ -58,16 +60,16 @@ class PlantedConfig:
     a position where it does not, in proportion to its frequency. noise: norm of the Gaussian noise of an activation.
     """
 
-    d: int = 96
-    words: int = 24
+    d: int = 64
+    words: int = 18
     traits: int = 6
-    background: int = 70
+    background: int = 42
     speakers: int = 10
     fitted_speakers: int = 12
-    clips: int = 6
+    clips: int = 4
     words_per_clip: int = 8
-    slip: float = 0.05
-    noise: float = 0.3
+    slip: float | int = 0.05
+    noise: float | int = 0.3
 
     def __post_init__(self) -> None:
         for name in ("d", "words", "traits", "speakers", "fitted_speakers", "clips", "words_per_clip"):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.errors import ArgumentError
-from sae_lens_audio.benchmark.planted import PlantedSpeech
+from sae_lens_audio.benchmark.planted import LABELED, PlantedSpeech
 from sae_lens_audio.benchmark.subjects import Subject
 from sae_lens_audio.evals.decoder_rows import unit_rows
 
@@ -19,17 +19,20 @@ from sae_lens_audio.evals.decoder_rows import unit_rows
 class PlantedQuality:
     """Ground truth of one subject. Latents are matched one to one with true features, once for each score.
 
-    mcc: cosine of a true direction and the decoder row of its latent, mean over true features; 0 for a feature without
-        a latent (mean correlation coefficient).
+    mcc: cosine of a true direction and the decoder row of its latent, mean over true features that occur; 0 for one
+        without a latent (mean correlation coefficient).
     f1: F1 of a latent as a detector of its feature's activity, mean over true features.
+    labeled: the mean of both over the features that phone labels determine: what metrics that use labels are compared
+        with.
     """
 
     mcc: float
     f1: float
+    labeled: float
 
     @property
     def quality(self) -> float:
-        """The mean of both: what metrics are compared with."""
+        """The mean of ``mcc`` and ``f1``: what metrics without labels are compared with."""
         return (self.mcc + self.f1) / 2
 
 
@@ -49,12 +52,21 @@ def planted_quality(subject: Subject, speech: PlantedSpeech) -> PlantedQuality:
     f1 = 2 * both / (active.sum(0)[:, None] + fired.sum(0)).clamp_min(1)
     cosines = (speech.features.directions.double() @ unit_rows(directions).T).clamp(0, 1)
     cosines[:, fired.sum(0) == 0] = 0  # the decoder row of a latent that never fires means nothing
-    return PlantedQuality(_matched_mean(cosines), _matched_mean(f1))
+    of_cosine, of_f1 = _matched(cosines), _matched(f1)
+    occurs = speech.active.any(0).numpy()
+    labeled = occurs & np.isin(speech.features.kinds, LABELED)
+    both_scores = (of_cosine + of_f1) / 2
+    return PlantedQuality(
+        float(of_cosine[occurs].mean()), float(of_f1[occurs].mean()), float(both_scores[labeled].mean())
+    )
 
 
-def _matched_mean(scores: Float[Tensor, "feature latent"]) -> float:
-    """Return the mean over features of the one-to-one matching with the largest sum; without a latent, 0."""
+def _matched(scores: Float[Tensor, "feature latent"]) -> Float[np.ndarray, "feature"]:
+    """Return each feature's score in the one-to-one matching with the largest sum; 0 without a latent."""
     from scipy.optimize import linear_sum_assignment
 
     values = np.asarray(scores, dtype=np.float64)
-    return float(values[linear_sum_assignment(values, maximize=True)].sum() / len(values))
+    features, latents = linear_sum_assignment(values, maximize=True)
+    matched = np.zeros(len(values))
+    matched[features] = values[features, latents]
+    return matched

@@ -197,7 +197,8 @@ def _absorbed(weights: _Weights, pairs: Sequence[tuple[int, int]], speech: Plant
     level = _mean_where(speech.fitted_truth, speech.fitted_truth > 0)
     for parent, child in pairs:
         silenced[parent, child] = True
-        rows[child] += level[parent] / level[child] * weights.W_dec[parent]
+        if level[child] > 0:
+            rows[child] += level[parent] / level[child] * weights.W_dec[parent]
     return replace(weights, silenced_by=silenced, W_dec=rows)
 
 
@@ -209,15 +210,15 @@ class PlantedTraining:
     shares: of the steps at which the SAE of middle width and k is copied, the last 1.
     """
 
-    widths: Sequence[float] = (0.5, 1.0, 2.0)
+    widths: Sequence[float | int] = (0.5, 1.0, 2.0)
     k: Sequence[int] = (4, 8, 16)
-    shares: Sequence[float] = (1 / 16, 1 / 4, 1.0)
+    shares: Sequence[float | int] = (1 / 16, 1 / 4, 1.0)
     steps: int = 1600
-    batch: int = 512
-    lr: float = 2e-3
+    batch: int = 256
+    lr: float | int = 2e-3
     seed: int = 0
 
-    def names(self, n_features: int) -> dict[str, tuple[int, int, float]]:
+    def names(self, n_features: int) -> dict[str, tuple[int, int, float | int]]:
         """Return the number of latents, k and share of the steps of each SAE, by name; the first word is
         ``"trained"``."""
         middle = self.widths[len(self.widths) // 2], self.k[len(self.k) // 2]
