@@ -66,35 +66,40 @@ class _AutoencodeTiles(torch.autograd.Function):
         ctx.save_for_backward(centered, weight, *tensors, *tiles)
         ctx.has_center, ctx.activation, ctx.n_decoders = center is not None, activation, n_decoders
         ctx.mark_non_differentiable(active)
+        ctx.set_materialize_grads(False)  # terms of the loss that are not differentiated cost nothing
         return penalty, active, *(torch.cat(outputs) for outputs in decoded)
 
     @staticmethod
-    def backward(ctx: Any, to_penalty: Tensor, _: Tensor, *to_decoded: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, to_penalty: Tensor | None, _: Any, *to_decoded: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         centered, weight, *saved = ctx.saved_tensors
         learned = ctx.needs_input_grad[6:]
         tensors, tiles = saved[: len(learned)], saved[len(learned) :]
         decoders, parameters = tensors[: ctx.n_decoders], tensors[ctx.n_decoders :]
         size = tile_rows(centered.device, weight.shape[1])
+        used = [j for j, gradient in enumerate(to_decoded) if gradient is not None]
         to_weight, to_bias = torch.zeros_like(weight), torch.zeros_like(weight[0])
-        to_tensors = [torch.zeros_like(tensor) for tensor in tensors]
+        to_tensors: list[Tensor | None] = [None] * len(tensors)
         for i, (x, pre) in enumerate(zip(centered.split(size), tiles, strict=True)):
-            to_rows = [gradient[i * size : i * size + len(x)].to(ctx.dtype) for gradient in to_decoded]
-            to_features = [product(g, decoder.to(ctx.dtype).T) for g, decoder in zip(to_rows, decoders, strict=True)]
+            to_rows = {j: to_decoded[j][i * size : i * size + len(x)].to(ctx.dtype) for j in used}
             with torch.enable_grad():
                 leaves = [leaf.detach().requires_grad_() for leaf in (pre, *parameters)]
                 features, penalties = ctx.activation(*leaves)
-                to_features = [g.to(acts.dtype) for g, acts in zip(to_features, features, strict=True)]
-                to_pre, *to_parameters = torch.autograd.grad(
-                    [*features, penalties], leaves, [*to_features, to_penalty.expand_as(penalties)],
-                    materialize_grads=True,
-                )  # fmt: skip
-            for j, (acts, g) in enumerate(zip(features, to_rows, strict=True)):
-                if learned[j]:
-                    to_tensors[j] += product(acts.detach().to(ctx.dtype).T, g)
-            for total, part in zip(to_tensors[ctx.n_decoders :], to_parameters, strict=True):
-                total += part
-            to_weight += product(x.to(ctx.dtype).T, to_pre.to(ctx.dtype))
-            to_bias += to_pre.sum(0)
+            outputs = [features[j] for j in used]
+            to_outputs = [product(to_rows[j], decoders[j].to(ctx.dtype).T).to(features[j].dtype) for j in used]
+            if to_penalty is not None:
+                outputs.append(penalties)
+                to_outputs.append(to_penalty.to(penalties.dtype).expand_as(penalties))
+            to_pre, *to_parameters = torch.autograd.grad(outputs, leaves, to_outputs, allow_unused=True)
+            to_decoders = [
+                product(features[j].detach().to(ctx.dtype).T, to_rows[j]) if j in used and learned[j] else None
+                for j in range(ctx.n_decoders)
+            ]
+            for j, part in enumerate((*to_decoders, *to_parameters)):
+                if part is not None:
+                    to_tensors[j] = part if to_tensors[j] is None else to_tensors[j].add_(part)
+            if to_pre is not None:
+                to_weight += product(x.to(ctx.dtype).T, to_pre.to(ctx.dtype))
+                to_bias += to_pre.sum(0)
         # equal to -(to_pre @ weight.T).sum(0) over all rows, without that product
         to_center = -(weight @ to_bias) if ctx.has_center else None
         return None, to_weight, to_bias, to_center, None, None, *to_tensors

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import DictionaryLearningForm
-from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.elementwise import Encoder, autoencode
+from sae_lens_audio.architectures.linear import product
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 _DICTIONARY_LEARNING_NAMES = {
@@ -26,6 +28,16 @@ class GatedConfig(SAEConfig):
     """l1_coefficient: weight of the L1 norm of the gate's positive pre-activations."""
 
     l1_coefficient: float | int = 1.0
+
+
+def gates(
+    pre: Float[Tensor, "*batch n"], b_gate: Float[Tensor, "n"], r_mag: Float[Tensor, "n"], b_mag: Float[Tensor, "n"]
+) -> tuple[tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]], Float[Tensor, "*batch n"]]:
+    """Return features, and the positive part of the gates (``pre``), which is also the penalty."""
+    # both paths share the matrix: compute (x W) exp(r) from the gate's product, without a second one
+    magnitude = (pre - b_gate) * r_mag.exp() + b_mag
+    gate = pre.relu()
+    return ((pre > 0) * magnitude.relu(), gate), gate
 
 
 class Gated(SAE):
@@ -57,12 +69,10 @@ class Gated(SAE):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the pre-activations of the gate."""
-        return self.centered(x) @ self.W_enc + self.b_gate
+        return product(self.centered(x), self.W_enc) + self.b_gate
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        # both paths share the matrix: compute (x W) exp(r) from the gate's product, without a second one
-        magnitude = (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
-        return (pre > 0) * magnitude.relu()
+        return gates(pre, self.b_gate, self.r_mag, self.b_mag)[0][0]
 
     def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
         for bias in (self.b_gate, self.b_mag, self.r_mag):
@@ -73,9 +83,9 @@ class Gated(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        pre = self.batch_pre_activations(x, self.b_gate)
-        gate, features = pre.relu(), self.activate(pre)
-        error = squared_error(self.decode(features), x)
-        by_gate = squared_error(gate @ self.W_dec.detach() + self.b_dec.detach(), x)
-        sparsity = self.config.l1_coefficient * gate.sum(-1).mean()
-        return TrainStepOutput(error, sparsity, by_gate, error.detach(), rows_with(features))
+        encoder = Encoder(self.W_enc, self.b_gate, self.center)
+        decoders, biases = (self.W_dec, self.W_dec.detach()), (self.b_dec, self.b_dec.detach())
+        out = autoencode(x, encoder, decoders, gates, (self.b_gate, self.r_mag, self.b_mag))
+        errors = [squared_error(part + bias, x) for part, bias in zip(out.decoded, biases, strict=True)]
+        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        return TrainStepOutput(errors[0], sparsity, errors[1], errors[0].detach(), out.active)

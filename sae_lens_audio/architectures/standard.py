@@ -11,7 +11,8 @@ from torch import Tensor
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm
-from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.elementwise import Encoder, autoencode
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
@@ -20,6 +21,14 @@ class StandardConfig(SAEConfig):
     """l1_coefficient: weight of the penalty, in squared units of the activations per unit of feature."""
 
     l1_coefficient: float | int = 1.0
+
+
+def weighted_relu(
+    pre: Float[Tensor, "*batch n"], weight: Float[Tensor, "n"]
+) -> tuple[tuple[Float[Tensor, "*batch n"]], Float[Tensor, "*batch n"]]:
+    """Return features, and their penalty."""
+    features = pre.relu()
+    return (features,), features * weight
 
 
 class Standard(SAE):
@@ -45,8 +54,8 @@ class Standard(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        features = self.batch_pre_activations(x, self.b_enc).relu()
-        penalty = (features @ self.W_dec.norm(dim=1)).mean()
-        error = squared_error(self.decode(features), x)
-        sparsity = self.config.l1_coefficient * penalty
-        return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
+        encoder = Encoder(self.W_enc, self.b_enc, self.center)
+        out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (self.W_dec.norm(dim=1),))
+        error = squared_error(out.decoded[0] + self.b_dec, x)
+        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)

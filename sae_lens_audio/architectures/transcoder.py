@@ -15,9 +15,12 @@ from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig, check_size
 from sae_lens_audio.architectures.conversion import SAELensForm
-from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, step
-from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.elementwise import Autoencoded, Encoder, autoencode
+from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, jumprelu_autoencode
+from sae_lens_audio.architectures.linear import product
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
+from sae_lens_audio.architectures.standard import weighted_relu
 from sae_lens_audio.architectures.topk import check_k, keep_top
 
 
@@ -68,13 +71,13 @@ class Transcoder(SAE):
             self.W_skip = nn.Parameter(torch.zeros(config.d_out, config.d_in))
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        return features @ self.W_dec + self.b_dec
+        return product(features, self.W_dec) + self.b_dec
 
     def decode_like(
         self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
         decoded = self.decode(features)
-        return decoded + activations.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
+        return decoded + product(activations.to(self.dtype), self.W_skip.T) if self.config.skip else decoded
 
     def loss(  # type: ignore[override]
         self,
@@ -84,11 +87,16 @@ class Transcoder(SAE):
         ranks: Ranks | None = None,
     ) -> TrainStepOutput:
         """``target``: the model's activations at the predicted hook point. No term depends on ``dead``."""
-        features = self.encode(x)
-        penalty = features.sum(-1).mean()
-        error = squared_error(self.decode_like(features, x), target.to(self.dtype))
-        sparsity = self.config.l1_coefficient * penalty
-        return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
+        x = self.checked(x)
+        encoder = Encoder(self.W_enc, self.b_enc, None)
+        out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (torch.ones_like(self.b_enc),))
+        error = squared_error(self._predicted(out, x), target.to(self.dtype))
+        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
+
+    def _predicted(self, out: Autoencoded, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_out"]:
+        predicted = out.decoded[0] + self.b_dec
+        return predicted + x @ self.W_skip.T if self.config.skip else predicted
 
     @classmethod
     def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
@@ -178,7 +186,7 @@ class TopKTranscoder(Transcoder):
         feature_acts = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
         predicted = feature_acts.decode(self.W_dec) + self.b_dec
         if self.config.skip:
-            predicted = predicted + x @ self.W_skip.T
+            predicted = predicted + product(x, self.W_skip.T)
         error = squared_error(predicted, target)
         dead_per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
         auxiliary = aux_k_loss(self, x, target, predicted, dead, dead_per_row)
@@ -227,12 +235,11 @@ class JumpReLUTranscoder(Transcoder):
         ranks: Ranks | None = None,
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
-        pre = self.pre_activations(x).relu()
-        features = jumprelu(pre, self.threshold, self.config.bandwidth)
-        active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
-        error = squared_error(self.decode_like(features, x), target.to(self.dtype))
-        sparsity = self.config.l0_coefficient * active
-        return TrainStepOutput(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
+        x, encoder = self.checked(x), Encoder(self.W_enc, self.b_enc, None)
+        out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
+        error = squared_error(self._predicted(out, x), target.to(self.dtype))
+        sparsity = self.config.l0_coefficient * out.penalty / len(x)
+        return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
 
     @torch.no_grad()
     def project_weights_(self) -> None:

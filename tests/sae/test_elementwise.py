@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_lens_audio import JumpReLU, JumpReLUConfig
 from sae_lens_audio.activations import TensorActivations
-from sae_lens_audio.architectures import SAE, elementwise
+from sae_lens_audio.architectures import (
+    SAE,
+    Gated,
+    GatedConfig,
+    JumpReLU,
+    JumpReLUConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+    Standard,
+    StandardConfig,
+    Transcoder,
+    TranscoderConfig,
+    elementwise,
+)
 from sae_lens_audio.architectures.jumprelu import jumprelu, step
 from sae_lens_audio.training import Trainer, TrainingConfig
 
@@ -32,14 +45,37 @@ def squared(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).square().sum(1).mean()
 
 
+def relu_terms(sae: SAE, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    features = sae.pre_activations(x).relu()
+    norms = sae.W_dec.norm(dim=1) if isinstance(sae, Standard) else torch.ones_like(sae.b_enc)
+    penalty = sae.config.l1_coefficient * (features @ norms).mean()
+    return squared(sae.decode_like(features, x), target), penalty, x.new_zeros(()), features
+
+
+def gated_terms(sae: Gated, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """Equation 8 of Rajamanoharan et al. 2024."""
+    pre = sae.pre_activations(x)
+    gate, features = pre.relu(), sae.activate(pre)
+    by_gate = squared(gate @ sae.W_dec.detach() + sae.b_dec.detach(), x)
+    return squared(sae.decode(features), x), sae.config.l1_coefficient * gate.sum(-1).mean(), by_gate, features
+
+
+def jumprelu_sae(center: bool, bandwidth: float) -> JumpReLU:
+    return JumpReLU(JumpReLUConfig(D, F, apply_b_dec_to_input=center, l0_coefficient=0.3, bandwidth=bandwidth))
+
+
+def jumprelu_transcoder(skip: bool) -> JumpReLUTranscoder:
+    return JumpReLUTranscoder(JumpReLUTranscoderConfig(D, F, d_out=4, skip=skip, l0_coefficient=0.3, bandwidth=0.3))
+
+
 FAMILY: dict[str, tuple[Callable[[bool], SAE], Callable[..., tuple[Tensor, ...]]]] = {
-    f"jumprelu-{bandwidth}": (
-        lambda center, bandwidth=bandwidth: JumpReLU(
-            JumpReLUConfig(D, F, apply_b_dec_to_input=center, l0_coefficient=0.3, bandwidth=bandwidth)
-        ),
-        jumprelu_terms,
-    )
-    for bandwidth in (1e-3, 0.3, 2.0)
+    "jumprelu-0.001": (partial(jumprelu_sae, bandwidth=1e-3), jumprelu_terms),
+    "jumprelu-0.3": (partial(jumprelu_sae, bandwidth=0.3), jumprelu_terms),
+    "jumprelu-2": (partial(jumprelu_sae, bandwidth=2.0), jumprelu_terms),
+    "standard": (lambda c: Standard(StandardConfig(D, F, apply_b_dec_to_input=c, l1_coefficient=0.3)), relu_terms),
+    "gated": (lambda c: Gated(GatedConfig(D, F, apply_b_dec_to_input=c, l1_coefficient=0.3)), gated_terms),
+    "transcoder": (lambda skip: Transcoder(TranscoderConfig(D, F, d_out=4, skip=skip)), relu_terms),
+    "jumprelu_transcoder": (jumprelu_transcoder, jumprelu_terms),
 }
 
 
@@ -76,10 +112,12 @@ def test_both_paths_equal_dense_autograd(name: str, most: float, n: int, seed: i
     make, terms_of = FAMILY[name]
     sae = filled(make(center), seed, shift)
     x = torch.randn(n, D, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    *terms, features = terms_of(sae, x, x)
+    target = torch.randn(n, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    target = target if isinstance(sae, Transcoder) else x
+    *terms, features = terms_of(sae, x, target)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(elementwise, "MOST_SPARSE", most)
-        output = sae.loss(x)
+        output = sae.loss(x, target) if isinstance(sae, Transcoder) else sae.loss(x)
         actual = (output.reconstruction, output.sparsity, output.auxiliary)
         torch.testing.assert_close(actual, tuple(terms), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(output.active, (features > 0).sum(0))
@@ -87,7 +125,7 @@ def test_both_paths_equal_dense_autograd(name: str, most: float, n: int, seed: i
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", ["jumprelu-0.3", "standard", "gated"])
 def test_either_path_trains_the_same_sae(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(2000, D, generator=torch.Generator().manual_seed(0))
     config = TrainingConfig(steps=30, batch=512, lr=1e-3)
