@@ -53,8 +53,8 @@ def test_loading_by_release(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("release", "sae_id", "match"),
     [
-        ("gpt2-small-res-jb", "blocks.8", "neither a repository of the Hugging Face hub"),
-        ("demoo", "topk-3", "Did you mean 'demo'"),
+        ("gpt2-small-res-jb", "blocks.8", "nor a repository of the Hugging Face hub"),
+        ("demoo", "topk-3", "did you mean 'demo'"),
         ("demo", "", "needs a sae_id: .*topk-3"),
         ("demo", "topk-7", "did you mean 'topk-"),
     ],
