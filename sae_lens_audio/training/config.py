@@ -11,7 +11,7 @@ from sae_lens_audio.errors import TrainingError
 
 Optimizer = Literal["adam", "radam"]
 Decay = Literal["linear", "cosine"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Scale = Literal["none", "unit"]
 
 RENAMED = {"optimiser": "optimizer", "centre": "center"}
@@ -29,7 +29,8 @@ class TrainingConfig:
     sparsity_warmup_steps: steps of linear warm-up of the sparsity coefficient.
     clip_norm: maximum gradient norm; 0 disables clipping.
     accumulate: number of parts in which a batch is computed, to save memory. BatchTopK selects within each part.
-    precision: ``"bfloat16"`` computes matrix products in bfloat16 (autocast); weights and sums stay float32.
+    precision: ``"bfloat16"`` and ``"float16"`` compute matrix products in this dtype (autocast); weights and sums stay
+        float32. In float16 the loss is scaled, and a step whose gradients overflow changes no weight.
     scale: ``"unit"`` scales activations so that the mean squared distance of a row from the mean is its width, which
         makes rates and coefficients comparable across hook points. The finished SAE takes raw activations.
     center: initialize ``b_dec`` with the mean of the first batch, which leaves far fewer dead features than 0.

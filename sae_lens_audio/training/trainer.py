@@ -34,6 +34,7 @@ from sae_lens_audio.training.checkpoint import (
 )
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.dead import DeadFeatures, resample_
+from sae_lens_audio.training.half_precision import HalfPrecision
 from sae_lens_audio.training.identity import check_identity, describe_batch
 from sae_lens_audio.training.log import JsonLines, Writer
 from sae_lens_audio.training.scaling import unit_scale
@@ -117,6 +118,7 @@ class Trainer:
         self.sae = sae.to(self.device).train()
         self._parameters = list(self.sae.parameters())
         self.optimizer = _optimizer(self._parameters, config)
+        self._half = HalfPrecision(self.device, config.precision)
         self.dead = DeadFeatures(sae.n_features, config.dead_after, self.device)
         rank, n = (0, 1) if ranks is None else (ranks.rank, ranks.n)
         self.batches = Batches(source, config.batch, config.seed, rank, n)
@@ -144,7 +146,7 @@ class Trainer:
         self._consistent = False
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * lr_factor(self.config, self.number)
-        self.optimizer.step()
+        self._half.step(self.optimizer)
         self.optimizer.zero_grad()
         self.sae.project_weights_()
         self.number, self.cursor = self.number + 1, batch.end
@@ -172,6 +174,7 @@ class Trainer:
             if not bool((step.output.total + step.norm).isfinite()):
                 raise TrainingError(describe_batch(batch, self.batches.source, self.number, step.output, step.norm))
         except BaseException:
+            self._half.forget()
             self.optimizer.zero_grad()
             for name, buffer in self.sae.named_buffers():
                 buffer.copy_(before[name])
@@ -186,8 +189,9 @@ class Trainer:
         if self.ranks is not None:
             self.ranks.sum_gradients_(self._parameters)
         output, stop = _averaged(outputs, self.ranks, self._stop.requested)
+        self._half.unscale_(self.optimizer)
         self.sae.project_gradient_()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or float("inf"))
+        norm = self._half.norm(torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or float("inf")))
         return Step(self.number + 1, output, norm, batch, stop)
 
     def _parts(self, batch: Batch) -> list[tuple[Tensor, ...]]:
@@ -195,11 +199,11 @@ class Trainer:
         return list(zip(*(rows.split(size) for rows in self._scaled(batch.rows)), strict=True))
 
     def _backward(self, rows: tuple[Tensor, ...], n_rows: int, sparsity: float) -> TrainStepOutput:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with self._half.autocast():
             loss_of: Callable[..., TrainStepOutput] = self.sae.loss
             output = loss_of(*self.sae.training_inputs(rows), dead=self.dead.dead, ranks=self.ranks)
         loss = output.reconstruction + sparsity * output.sparsity + output.auxiliary
-        (loss * (len(rows[0]) / (n_rows * self.batches.n_ranks))).backward()
+        self._half.backward(loss * (len(rows[0]) / (n_rows * self.batches.n_ranks)))
         return output
 
     @torch.no_grad()
@@ -348,6 +352,7 @@ class Trainer:
         }
         tensors = {f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
         facts = {"identity": self._identity, "step": self.number, "place": asdict(self.cursor), "scales": self.scales}
+        facts["loss_scale"] = self._half.state()
         for writer in self._writers:
             writer.flush()
         write_checkpoint(self.folder / CHECKPOINT, tensors, facts)
@@ -365,6 +370,7 @@ class Trainer:
         self.dead.load(groups["dead"])
         self.number, self.cursor = facts["step"], RowCursor.from_json(facts["place"])
         self.scales = tuple(facts["scales"])
+        self._half.load(facts.get("loss_scale"))
 
     def _check_ranks_agree(self) -> None:
         """Check that all processes resume at the same step."""

@@ -287,6 +287,35 @@ def test_training_with_bfloat16_products() -> None:
     assert trained.dtype == torch.float32 and explained(trained, mixtures(seed=7)) > 0.75
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_training_with_float16_products(name: str, tmp_path: Path) -> None:
+    with trainer(sae=EVERY[name](), steps=6, precision="float16", folder=tmp_path) as run:
+        start = {n: p.detach().clone() for n, p in run.sae.named_parameters()}
+        steps = [run.step() for _ in range(3)]
+        assert all(bool(step.output.total.isfinite()) for step in steps)
+        assert any(not torch.equal(p, start[n]) for n, p in run.sae.named_parameters())
+        assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in run.sae.parameters())
+        run.save()
+        scale = run._half.state()["scale"]
+    with trainer(sae=EVERY[name](), steps=6, precision="float16", folder=tmp_path) as resumed:
+        assert resumed.number == 3 and resumed._half.state()["scale"] == scale
+
+
+def test_an_overflow_in_float16_skips_the_step_and_halves_the_scale() -> None:
+    with trainer(steps=4, precision="float16") as run:
+        run.step()
+        before = [p.detach().clone() for p in run.sae.parameters()]
+        scale = run._half.state()["scale"]
+        handle = next(run.sae.parameters()).register_hook(lambda gradient: gradient + torch.inf)
+        skipped = run.step()
+        handle.remove()
+        for p, q in zip(run.sae.parameters(), before, strict=True):  # only the decoder's norms are renewed
+            torch.testing.assert_close(p.detach(), q, rtol=1e-6, atol=1e-7)
+        assert run._half.state()["scale"] == scale / 2 and float(skipped.norm) == 0 and skipped.number == 2
+        run.step()
+        assert max((p.detach() - q).abs().max() for p, q in zip(run.sae.parameters(), before, strict=True)) > 1e-5
+
+
 @pytest.mark.parametrize("name", ["standard", "gated", "jumprelu", "tied"])
 def test_dead_features_are_resampled(name: str) -> None:
     sae = EVERY[name]()
