@@ -29,6 +29,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -215,7 +216,7 @@ class AttachedCrosscoder:
         for slot, (layout, point) in enumerate(zip(self.layouts, self.inputs, strict=True)):
             tensor = read[slot]
             rows.append(layout.vectors(selected(tensor, mask)))
-            edited.append(through(point, rows[-1], mask, layout, lambda tensor=tensor: tensor))
+            edited.append(through(point, rows[-1], mask, layout, partial(read.__getitem__, slot)))
         activations = torch.stack(rows, -2)
         same = all(equal(before, after) for before, after in zip(rows, edited, strict=True))
         inputs = activations if all(a is b for a, b in zip(rows, edited, strict=True)) else torch.stack(edited, -2)
