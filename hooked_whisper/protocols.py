@@ -255,5 +255,5 @@ AttachableSAE = Decodes | DecodesLike
 """What :meth:`~hooked_whisper.model.WhisperCore.attach_sae` takes. ``decode_like`` is preferred if both exist.
 
 Its sizes are the attributes ``d_in``, ``d_out`` and ``n_features``, of the object or of its ``config``. If they are
-missing, it is tried on one vector.
+missing, it is tried on one vector. A crosscoder has ``n_blocks`` too, and takes and gives ``[..., n_blocks, d_in]``.
 """

@@ -12,6 +12,8 @@ They are points like all others: cached, hooked, causal. The SAE runs before eve
 one that was added earlier. These hooks, and caches of the point, therefore see the reconstruction, and the model uses
 what they return. Hooks at ``hook_sae_input`` change what the SAE encodes.
 
+Crosscoders, which read several points: :mod:`hooked_whisper.hooks.attach_crosscoder`.
+
 Names of the points, and an error term that does not mask edits: SAELens (``HookedSAETransformer``).
 """
 

@@ -41,6 +41,9 @@ class Crosscoder(SAE):
 
     Loss: ``sum_l |a^l - a_hat^l|^2 + l1 sum_i f_i sum_l |W_dec,i^l|``.
 
+    ``model.attach_sae(crosscoder, hooks)`` replaces the activations of all blocks, and
+    :mod:`hooked_whisper.hooks.attach_crosscoder` says in which order.
+
     Activations are ``[..., n_blocks, d_in]``; ``W_enc [n_blocks, d_in, d_sae]``, ``W_dec [d_sae, n_blocks, d_in]``,
     ``b_dec [n_blocks, d_in]``.
 
