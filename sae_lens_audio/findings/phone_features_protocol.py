@@ -22,7 +22,7 @@ _OBJECTS = (
 )
 _PACKAGED = (
     "Packaged SAEs, named with their hash among the parameters, were trained beforehand on hours of speech without the "
-    "held-out voices. "
+    "held-out voices; they are the same for every seed. "
 )
 _TRAINED = (
     "SAEs of this run were trained on the packaged speech by the training voices, in five languages, several per "

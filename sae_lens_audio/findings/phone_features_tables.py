@@ -197,8 +197,7 @@ def notes(
         "for a variant of it, has a low F1.",
         *(_names_note(blocks, sae) for sae in SAES),
         *_training(blocks, saes),
-        "One seed: the indices of features are specific to these SAEs. The word error rate with an SAE attached is not "
-        "measured.",
+        "The indices of features are specific to these SAEs. The word error rate with an SAE attached is not measured.",
     )
 
 
@@ -227,7 +226,7 @@ def _training(blocks: Sequence[BlockScores], saes: TrainedSAEs) -> list[str]:
     if all(origin.is_loaded for block in blocks for origin in block.trained.origins.values()):
         return []
     return [
-        f"SAEs of this run were trained on {saes.n_rows:,} positions of {saes.recordings:,} recordings in "
+        f"SAEs of this run were trained once, on {saes.n_rows:,} positions of {saes.recordings:,} recordings in "
         f"{saes.windows} windows."
     ]
 

@@ -17,6 +17,7 @@ from hooked_whisper.features.phones.labeled_rows import collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.finding import Finding
+from hooked_whisper.findings.core.packing import n_packed
 from hooked_whisper.findings.core.records import PageLink
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.findings.feature_site import FeatureSite, LabeledMels, write_feature_site
@@ -27,6 +28,10 @@ from sae_lens_audio.findings.published_names import NAMES, RULE
 FOLDER = "features-of-phones"
 MOST_PHONES = 40  # of a site, the best detected first
 MOST_WINDOWS = 12  # six minutes of speech, so that the pages take about a minute
+_FACTS = (
+    ("phone labels", "from this speech; thresholds from other speakers than scores"),
+    ("sentences on the pages", "scores on all speech of the finding"),
+)
 Record = Mapping[str, Any]
 
 
@@ -102,7 +107,7 @@ def write_phone_pages(
         "phones": defaultdict(dict),
     }
     out = folder / FOLDER
-    corpus = (context.facts or {}).get("origin", "") or f"{len(windows)} windows"
+    corpus = _corpus(context, windows)
 
     def track(steps: Sequence[list[int]]) -> Any:
         return context.track(steps, "feature pages")
@@ -120,7 +125,7 @@ def write_phone_pages(
                 tuple(sorted({record["feature"] for records in shown.values() for record in records})),
                 _remarks(shown),
                 corpus,
-                _facts(windows),
+                _FACTS,
             )
             sounds = write_feature_site(out / column.folder, site, rows, mels, options)
             for kind, group in shown.items():
@@ -164,14 +169,11 @@ def _scores(record: Record) -> str:
     )
 
 
-def _facts(windows: Sequence[Clip]) -> tuple[tuple[str, str], ...]:
-    speakers = {clip.speaker for clip in windows}
-    seconds = sum(clip.duration for clip in windows)
-    return (
-        ("speech on these pages", f"{seconds / 60:.1f} minutes by {len(speakers)} speakers"),
-        ("phone labels", "from this speech; thresholds from other speakers than scores"),
-        ("sentences on the pages", "scores on all speech of the finding"),
-    )
+def _corpus(context: Context, windows: Sequence[Clip]) -> str:
+    """Describe the speech on the pages: ``"packaged speech: 80 clips by 2 speakers, 4.5 minutes"``."""
+    name, _, _ = (context.facts or {}).get("origin", "held-out speech").partition(":")
+    speakers, seconds = {clip.speaker for clip in windows}, sum(clip.duration for clip in windows)
+    return f"{name}: {n_packed(windows)} clips by {len(speakers)} speakers, {seconds / 60:.1f} minutes"
 
 
 def _cell(record: Record, folder: str, sound: str) -> FeatureCell:
