@@ -19,7 +19,7 @@ from sae_lens_audio.benchmark.audit import Audit, MetricAudit
 from sae_lens_audio.benchmark.audit_lenses import SeedTest, TrendTest, seed_test, trend_test, truth_test
 from sae_lens_audio.benchmark.families import families
 from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
-from sae_lens_audio.benchmark.planted import PlantedConfig, PlantedSpeech, planted_speech
+from sae_lens_audio.benchmark.planted import HOOK, PlantedConfig, PlantedSpeech, planted_speech
 from sae_lens_audio.benchmark.planted_quality import planted_quality
 from sae_lens_audio.benchmark.planted_subjects import (
     TRUE,
@@ -31,8 +31,9 @@ from sae_lens_audio.benchmark.planted_subjects import (
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores
 from sae_lens_audio.benchmark.run import SHIFTED, all_metrics, score_subject
 from sae_lens_audio.benchmark.store import ScoreStore
-from sae_lens_audio.benchmark.subjects import Subject
+from sae_lens_audio.benchmark.subjects import AXES, PCA, RANDOM, UNTRAINED, Subject, control_subjects
 
+_CONTROLS = (AXES, PCA, RANDOM, UNTRAINED)
 COSTS = ("latency",)  # what an SAE costs says nothing about its quality
 _TRUTH = _MCC, _F1, _LABELED = ("planted MCC", "planted F1", "planted, labeled")
 _CHECKPOINT = re.compile(r"(?:(?P<run>.*)/)?at-(?P<share>[0-9.]+)")
@@ -41,7 +42,7 @@ Track = Callable[[Sequence[str], str], Iterable[str]]
 
 @dataclass(frozen=True)
 class PlantedPanel:
-    """Planted activations and the subjects on them: graded copies of the true dictionary, and trained SAEs."""
+    """Planted activations and what is scored on them: graded copies of the true dictionary, trained SAEs, controls."""
 
     config: PlantedConfig = field(default_factory=PlantedConfig)
     training: PlantedTraining = field(default_factory=PlantedTraining)
@@ -53,13 +54,15 @@ class PlantedPanel:
 
     @cached_property
     def names(self) -> list[str]:
-        return [*graded_names(), *self.training.names(len(self.speech.features))]
+        return [*graded_names(), *self.training.plans(len(self.speech.features)), *_CONTROLS]
 
     @cached_property
     def subjects(self) -> dict[str, Subject]:
         """All subjects by name; trains SAEs when first read."""
         graded, trained = graded_subjects(self.speech, self.seed), trained_subjects(self.speech, self.training)
-        return {subject.name: subject for subject in (*graded, *trained)}
+        first = {subject.name: subject.basis for subject in trained if subject.kind == "SAE"}
+        controls = control_subjects(HOOK, self.speech.fitted, first, seed=self.seed)
+        return {subject.name: subject for subject in (*graded, *trained, *controls)}
 
     def scores(
         self,
@@ -78,6 +81,22 @@ class PlantedPanel:
             measured[name] = {key: _value(score) for key, score in scores.items()}
         return measured
 
+    def benchmark(self, scores: Mapping[str, Mapping[str, float]]) -> Benchmark:
+        """Return the trained SAEs and the controls as a benchmark."""
+        plans = self.training.plans(len(self.speech.features))
+        rows = [
+            SubjectScores(
+                name,
+                "control" if name in _CONTROLS else "SAE",
+                {},
+                {key: Score(Estimate(x)) for key, x in scores[name].items()},
+            )
+            for name in (*plans, *_CONTROLS)
+        ]
+        saes = ", ".join(self.training.seeds_of(len(self.speech.features)))
+        rows.append(SubjectScores("seeds", "seeds", {"saes": saes}, {}))
+        return Benchmark("planted", HOOK, HOOK, {}, (), rows)
+
     def key(self, scored_by: Sequence[MetricFamily]) -> str:
         """Return a digest of what the scores depend on: the activations, the subjects, and the code of the metrics."""
         modules = {type(family).__module__ for family in scored_by} | {
@@ -90,6 +109,8 @@ class PlantedPanel:
 
     def _measure(self, name: str, scored_by: Sequence[MetricFamily] | None) -> dict[str, Score]:
         subject = self.subjects[name]
+        if name in _CONTROLS:
+            return score_subject(subject, self.speech.data, scored_by)
         quality = planted_quality(subject, self.speech)
         values = {_MCC: quality.mcc, _F1: quality.f1, _LABELED: quality.labeled}
         truth = {key: Score(Estimate(value)) for key, value in values.items()}
@@ -112,7 +133,7 @@ def audit_metrics(
 
     Args:
         benchmark: scores of SAEs of several seeds, of other settings, of controls, and of checkpoints, which are called
-            ``RUN/at-SHARE`` beside ``RUN/sae``. Without it only the agreement with planted truth is tested.
+            ``RUN/at-SHARE`` beside ``RUN/sae``. Without it, the SAEs trained on planted activations.
         seeds: names of SAEs that differ only in their seed, for each setting of several seeds. Default: those that the
             benchmark itself compared.
         panel: planted activations and subjects.
@@ -123,12 +144,12 @@ def audit_metrics(
     """
     panel, scored_by = panel or PlantedPanel(), tuple(families() if scored_by is None else scored_by)
     scores = panel.scores(scored_by, store, track)
-    quality = {name: (values[_MCC] + values[_F1]) / 2 for name, values in scores.items()}
-    labeled = {name: values[_LABELED] for name, values in scores.items()}
-    damage = {name: name.split()[0] for name in scores}
-    real = _RealScores.of(benchmark, seeds)
+    quality = {name: (values[_MCC] + values[_F1]) / 2 for name, values in scores.items() if _MCC in values}
+    labeled = {name: scores[name][_LABELED] for name in quality}
+    damage = {name: name.split()[0] for name in quality}
+    roles = _Roles.of(panel.benchmark(scores) if benchmark is None else benchmark, seeds)
     measured = {m: labeled if family.needs_labels else quality for family in scored_by for m in family.metrics}
-    attached = [m for m in all_metrics() if benchmark is not None and any(m.name in s.scores for s in real.subjects)]
+    attached = [m for m in all_metrics() if benchmark is not None and any(m.name in s.scores for s in roles.subjects)]
     audited = {}
     for metric in dict.fromkeys([*measured, *attached]):
         if metric.better == "neither" or metric.name in COSTS:
@@ -137,28 +158,27 @@ def audit_metrics(
             {name: values.get(metric.name, np.nan) for name, values in scores.items()},
             measured.get(metric, quality), damage, metric.better, TRUE,
         )  # fmt: skip
-        seeded, trend = real.tests(metric)
+        seeded, trend = roles.tests(metric)
         audited[metric.name] = MetricAudit(metric.name, metric.title, seeded, truth, trend)
     rows = {
         name: {"quality": quality[name], **{key: x for key, x in values.items() if key in (*_TRUTH, *audited)}}
         for name, values in scores.items()
+        if name in quality
     }
-    return Audit(audited, _inputs(panel, real, benchmark), rows)
+    return Audit(audited, _inputs(panel, roles, benchmark), rows)
 
 
 @dataclass(frozen=True, eq=False)
-class _RealScores:
+class _Roles:
     """The subjects of a benchmark by their role: settings (names of their seeds), trajectories, controls."""
 
-    subjects: tuple[SubjectScores, ...] = ()
-    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    trajectories: Sequence[Mapping[float, str]] = ()
-    controls: Sequence[str] = ()
+    subjects: tuple[SubjectScores, ...]
+    settings: Mapping[str, Sequence[str]]
+    trajectories: Sequence[Mapping[float, str]]
+    controls: Sequence[str]
 
     @classmethod
-    def of(cls, benchmark: Benchmark | None, seeds: Sequence[Sequence[str]]) -> _RealScores:
-        if benchmark is None:
-            return cls()
+    def of(cls, benchmark: Benchmark, seeds: Sequence[Sequence[str]]) -> _Roles:
         subjects = tuple(s for s in benchmark.subjects if s.kind != "seeds")
         names = [s.name for s in subjects]
         if not seeds:
@@ -199,18 +219,15 @@ def _value(score: Score) -> float:
     return float("nan") if score.estimate.value is None else float(score.estimate.value)
 
 
-def _inputs(panel: PlantedPanel, real: _RealScores, benchmark: Benchmark | None) -> dict[str, Any]:
+def _inputs(panel: PlantedPanel, roles: _Roles, benchmark: Benchmark | None) -> dict[str, Any]:
     speech = panel.speech
-    inputs: dict[str, Any] = {
+    n = sum(len(names) for names in roles.settings.values() if len(names) > 1)
+    where = "planted activations" if benchmark is None else f"{benchmark.model}, {benchmark.hook}"
+    return {
         "planted": f"{len(speech.features)} features in {speech.config.d} dimensions, {speech.data.n_rows} positions, "
-        f"{len(panel.names)} subjects"
+        f"{len(panel.names)} subjects",
+        "seeds and checkpoints": f"of {where}: {n} SAEs of several seeds, {len(roles.settings)} settings, "
+        f"{len(roles.controls)} controls, checkpoints of {len(roles.trajectories)} trainings",
+        "settings": {key: list(names) for key, names in roles.settings.items()},
+        "speech": {} if benchmark is None else {k: x for k, x in benchmark.inputs.items() if isinstance(x, int | str)},
     }
-    if benchmark is not None:
-        n = sum(len(names) for names in real.settings.values() if len(names) > 1)
-        inputs["benchmark"] = (
-            f"{benchmark.model}, {benchmark.hook}: {n} SAEs of several seeds, {len(real.settings)} settings, "
-            f"{len(real.controls)} controls, checkpoints of {len(real.trajectories)} trainings"
-        )
-        inputs["settings"] = {key: list(names) for key, names in real.settings.items()}
-        inputs["speech"] = {key: x for key, x in benchmark.inputs.items() if isinstance(x, int | str)}
-    return inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -202,61 +203,79 @@ def _absorbed(weights: _Weights, pairs: Sequence[tuple[int, int]], speech: Plant
     return replace(weights, silenced_by=silenced, W_dec=rows)
 
 
+class TrainedPlan(NamedTuple):
+    """Number of latents, k, seed and share of the steps of one SAE."""
+
+    latents: int
+    k: int
+    seed: int
+    share: float | int
+
+
 @dataclass(frozen=True)
 class PlantedTraining:
-    """TopK SAEs to train on planted activations: all widths at the middle k, and all k at the middle width.
+    """TopK SAEs to train on planted activations: all seeds of the middle width and k, the other widths at the middle k,
+    and the other k at the middle width.
 
     widths: numbers of latents, as multiples of the number of true features. k: active latents.
-    shares: of the steps at which the SAE of middle width and k is copied, the last 1.
+    shares: of the steps at which the SAEs of middle width and k are copied, the last 1.
     """
 
     widths: Sequence[float | int] = (0.5, 1.0, 2.0)
     k: Sequence[int] = (4, 8, 16)
+    seeds: Sequence[int] = (0, 1, 2)
     shares: Sequence[float | int] = (1 / 16, 1 / 4, 1.0)
     steps: int = 1600
     batch: int = 256
     lr: float | int = 2e-3
-    seed: int = 0
 
-    def names(self, n_features: int) -> dict[str, tuple[int, int, float | int]]:
-        """Return the number of latents, k and share of the steps of each SAE, by name; the first word is
-        ``"trained"``."""
+    def plans(self, n_features: int) -> dict[str, TrainedPlan]:
+        """Return what is trained, by name: ``"trained 110 k=8 seed 0/at-0.25"``, and ``.../sae`` when finished."""
         middle = self.widths[len(self.widths) // 2], self.k[len(self.k) // 2]
         settings = dict.fromkeys([(width, middle[1]) for width in self.widths] + [(middle[0], k) for k in self.k])
-        named = {}
+        plans = {}
         for width, k in settings:
-            n = round(width * n_features)
-            for share in self.shares if (width, k) == middle else (1.0,):
-                suffix = "" if share == 1 else f", {share:.3g} of the steps"
-                named[f"{TRAINED} {n}, k {k}{suffix}"] = (n, k, share)
-        return named
+            n, several = round(width * n_features), (width, k) == middle
+            for seed in self.seeds if several else self.seeds[:1]:
+                for share in self.shares if several else (1.0,):
+                    last = "sae" if share == 1 else f"at-{share:.4g}"
+                    plans[f"{TRAINED} {n} k={k} seed {seed}/{last}"] = TrainedPlan(n, k, seed, share)
+        return plans
+
+    def seeds_of(self, n_features: int) -> list[str]:
+        """Return the names of the finished SAEs that differ only in their seed."""
+        plans = self.plans(n_features)
+        early = [plan for plan in plans.values() if plan.share < 1]
+        middle = early[0][:2] if early else None
+        return [name for name, plan in plans.items() if plan.share == 1 and plan[:2] == middle]
 
 
 def trained_subjects(speech: PlantedSpeech, options: PlantedTraining | None = None) -> list[Subject]:
     """Train SAEs on the fitted rows."""
     options = options or PlantedTraining()
-    named = options.names(len(speech.features))
+    plans = options.plans(len(speech.features))
     subjects = []
-    for n, k in dict.fromkeys((n, k) for n, k, _ in named.values()):
-        stops = {round(share * options.steps): name for name, (*size, share) in named.items() if size == [n, k]}
-        subjects += _trained(speech, TopKConfig(speech.config.d, n, k=k), stops, options)
+    for run in dict.fromkeys(plan[:3] for plan in plans.values()):
+        stops = {round(plan.share * options.steps): name for name, plan in plans.items() if plan[:3] == run}
+        n, k, seed = run
+        subjects += _trained(speech, TopKConfig(speech.config.d, n, k=k), seed, stops, options)
     return subjects
 
 
 def _trained(
-    speech: PlantedSpeech, config: TopKConfig, stops: Mapping[int, str], options: PlantedTraining
+    speech: PlantedSpeech, config: TopKConfig, seed: int, stops: Mapping[int, str], options: PlantedTraining
 ) -> list[Subject]:
     """Train one SAE; return copies at these steps, with these names."""
     training = TrainingConfig(
         options.steps, options.batch, lr=options.lr, warmup_steps=options.steps // 40, decay_steps=options.steps // 4,
-        seed=options.seed,
+        seed=seed,
     )  # fmt: skip
     subjects = []
-    with Trainer(TopK(config, options.seed), TensorActivations(speech.fitted), training) as trainer:
+    with Trainer(TopK(config, seed), TensorActivations(speech.fitted), training) as trainer:
         for step in range(1, max(stops) + 1):
             trainer.step()
             if step in stops:
                 kind: Kind = "SAE" if step == options.steps else "checkpoint"
-                facts = {"planted": TRAINED, "latents": config.d_sae, "k": config.k, "step": step}
+                facts = {"planted": TRAINED, "latents": config.d_sae, "k": config.k, "seed": seed, "step": step}
                 subjects.append(Subject(stops[step], kind, trainer.finished(), HOOK, facts))
     return subjects

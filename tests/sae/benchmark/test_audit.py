@@ -31,7 +31,7 @@ from sae_lens_audio.benchmark.planted_subjects import PlantedTraining
 
 PANEL = PlantedPanel(
     PlantedConfig(d=48, words=14, traits=3, background=9, speakers=3, fitted_speakers=3, clips=1, words_per_clip=6),
-    PlantedTraining(widths=(1.0,), k=(8,), shares=(1 / 4, 1.0), steps=60, batch=128),
+    PlantedTraining(widths=(1.0, 2.0), k=(8,), seeds=(0, 1, 2), shares=(1 / 4, 1.0), steps=60, batch=64),
 )
 RIGHT, INVERTED, DRAWN, LEVEL = (
     Metric("right", "right", "higher", "share", ""),
@@ -51,7 +51,7 @@ class Toy:
     needs_labels = False
 
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
-        quality = planted_quality(subject, PANEL.speech).quality
+        quality = planted_quality(subject, PANEL.speech).quality if subject.kind != "control" else 0.0
         noise = float(np.random.default_rng([self.seed, *subject.name.encode()]).random())
         return {m.name: Score(Estimate(x)) for m, x in zip(self.metrics, (quality, quality, noise, 1.0), strict=True)}
 
@@ -111,10 +111,12 @@ def test_an_interrupted_audit_resumes(tmp_path: Path) -> None:
     assert PANEL.scores((), store) == first  # nothing is measured again
 
 
-def test_without_a_benchmark_only_the_truth_is_tested() -> None:
+def test_without_a_benchmark_seeds_and_checkpoints_are_planted() -> None:
     audit = audit_metrics(panel=PANEL, scored_by=(Toy(),))
-    assert audit["right"].seeds.verdict == audit["right"].trend.verdict == "not tested"
-    assert audit.verdicts == {"right": "weak", "inverted": "fails", "drawn": "fails"}
+    right = audit["right"]
+    assert right.verdict == "passes" and audit.verdicts["inverted"] == audit.verdicts["drawn"] == "fails"
+    assert right.seeds.seeds == 3 and right.trend.seeds == 3 and list(right.trend.means) == ["0.25", "1"]
+    assert "planted activations" in audit.inputs["seeds and checkpoints"]
 
 
 def test_a_metric_of_the_real_model_has_no_truth() -> None:
