@@ -15,7 +15,7 @@ from hooked_whisper.errors import ArgumentError, CheckpointError
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark import Benchmark, BenchmarkData, Metric, Score, ScoreStore, Subject, SubjectScores
 from sae_lens_audio.benchmark.audit import Audit, load_audit
-from sae_lens_audio.benchmark.audit_lenses import (
+from sae_lens_audio.benchmark.audit.lenses import (
     SeedTest,
     TrendTest,
     TruthTest,
@@ -24,7 +24,7 @@ from sae_lens_audio.benchmark.audit_lenses import (
     trend_test,
     truth_test,
 )
-from sae_lens_audio.benchmark.audit_run import PlantedPanel, audit_metrics
+from sae_lens_audio.benchmark.audit.scoring import PlantedPanel, audit_metrics
 from sae_lens_audio.benchmark.planted import PlantedConfig
 from sae_lens_audio.benchmark.planted_quality import planted_quality
 from sae_lens_audio.benchmark.planted_subjects import PlantedTraining

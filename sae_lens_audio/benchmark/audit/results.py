@@ -1,13 +1,8 @@
-"""The audit of the benchmark's metrics: which of them to believe.
-
-``packaged_audit()`` is the one that the benchmark's table reads. ``python -m sae_lens_audio.benchmark.audit`` makes it
-again.
-"""
+"""The result of an audit: a table of verdicts, and its file."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +11,11 @@ from typing import Any
 from hooked_whisper._support.showing import Showing, Summary, Tabular
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import ArgumentError, CheckpointError, closest
-from sae_lens_audio.benchmark.audit_lenses import SeedTest, TrendTest, TruthTest, Verdict, overall
+from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, TruthTest, Verdict, overall
 from sae_lens_audio.evals.serialization import plain, to_text
 
 FORMAT = "sae_lens_audio/audit/1"
-PACKAGED = Path(__file__).parent / "audit.json"
+PACKAGED = Path(__file__).parents[1] / "audit.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +30,7 @@ class MetricAudit(Showing):
 
     @property
     def verdict(self) -> Verdict:
-        """See :func:`~sae_lens_audio.benchmark.audit_lenses.overall`."""
+        """See :func:`~sae_lens_audio.benchmark.audit.lenses.overall`."""
         return overall(self.seeds, self.truth, self.trend)
 
     def summary(self) -> Summary:
@@ -154,9 +149,3 @@ def packaged_audit() -> Audit:
         CheckpointError: the installation lacks the file.
     """
     return load_audit(PACKAGED)
-
-
-if __name__ == "__main__":
-    from sae_lens_audio.benchmark.audit_command import main
-
-    sys.exit(main())

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> int:
     from tqdm import tqdm
 
-    from sae_lens_audio.benchmark.audit_run import PlantedPanel, audit_metrics
+    from sae_lens_audio.benchmark.audit.scoring import PlantedPanel, audit_metrics
     from sae_lens_audio.benchmark.families import families
     from sae_lens_audio.benchmark.results import load_benchmark
     from sae_lens_audio.benchmark.store import ScoreStore
@@ -84,3 +84,7 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> int:
     audit.save(out)
     log.info("%s\n\n%s has all numbers", audit, out)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

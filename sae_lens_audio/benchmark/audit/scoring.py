@@ -15,8 +15,8 @@ import numpy as np
 
 from hooked_whisper.errors import ArgumentError, closest
 from hooked_whisper.findings.core.finding import Estimate
-from sae_lens_audio.benchmark.audit import Audit, MetricAudit
-from sae_lens_audio.benchmark.audit_lenses import SeedTest, TrendTest, seed_test, trend_test, truth_test
+from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, seed_test, trend_test, truth_test
+from sae_lens_audio.benchmark.audit.results import Audit, MetricAudit
 from sae_lens_audio.benchmark.families import families
 from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
 from sae_lens_audio.benchmark.planted import HOOK, PlantedConfig, PlantedSpeech, planted_speech
