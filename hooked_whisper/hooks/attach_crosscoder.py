@@ -162,6 +162,7 @@ class AttachedCrosscoder:
         for slot in self.written:
             self.sites[slot]._replacement = None
         self._read, self._encoded = {}, None
+        self.read_pass.recorders = dict  # no cycle, which would keep a dropped model alive
 
     def reader(self, slot: int) -> Callable[[Tensor, HookPoint], None]:
         """Return what reads a point that is not replaced, after its hooks."""

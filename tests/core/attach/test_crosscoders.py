@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -265,3 +268,23 @@ def test_what_does_not_fit_is_refused(odd: Twins, core: WhisperCore, unchecked: 
         with core.attach_sae(Toy(2), ENCODER), pytest.raises(HookedWhisperError, match="did not run before"):
             core.decoder.blocks[1].hook_resid_post(torch.zeros(1, 4, D))
     assert attached_state(core) == before
+
+
+def test_nothing_stays(odd: Twins) -> None:
+    core, toy = copy.deepcopy(odd.core), Toy(2)
+    mel, tokens = odd.mel(), odd.tokens(4)
+    plain, keys = core(mel, tokens), list(core.state_dict())
+    with core.attach_sae(toy, MLP[:2]):
+        copied = copy.deepcopy(core)
+        assert list(core.state_dict()) == keys and copied.hook_names() == odd.core.hook_names()
+        _, cache = core.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())
+        core.run_with_cache(mel, tokens, names_filter=MLP[0], stop_early=True)
+    assert torch.equal(copied(mel, tokens), plain) and torch.equal(core(mel, tokens), plain)
+    gc.collect()
+    gc.disable()
+    try:
+        dead = [weakref.ref(thing) for thing in (core, toy, cache[f"{MLP[0]}.hook_sae_acts_post"])]
+        del core, toy, cache
+        assert [ref() for ref in dead] == [None] * 3
+    finally:
+        gc.enable()
