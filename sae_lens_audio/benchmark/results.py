@@ -48,7 +48,7 @@ class Benchmark(Tabular):
         inputs: clips, speakers, positions, corpus.
         metrics: meaning of the numbers, in the order of the table.
         subjects: SAEs first.
-        verdicts: of the audit, by metric: ``"passes"``, ``"weak"``, ``"fails"`` or ``"not audited"``.
+        verdicts: of the audit, by metric: ``"passes"``, ``"weak"``, ``"fails"`` or ``"not tested"``.
         notes: what was skipped, and why.
     """
 

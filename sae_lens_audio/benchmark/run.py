@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import ArgumentError
+from hooked_whisper.errors import ArgumentError, CheckpointError
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.findings.core.packing import SPARE
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.architectures import SAE
 from sae_lens_audio.benchmark import attached
+from sae_lens_audio.benchmark.audit import packaged_audit
 from sae_lens_audio.benchmark.data import MIN_TOKENS, BenchmarkData, benchmark_data
 from sae_lens_audio.benchmark.families import families
 from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
@@ -181,8 +182,17 @@ def run_benchmark(
         },
         metrics=[m for m in all_metrics() if any(m.name in row.scores for row in rows)],
         subjects=rows,
+        verdicts=_verdicts(),
         notes=notes,
     )
+
+
+def _verdicts() -> Mapping[str, str]:
+    """Return the verdicts of the packaged audit; none in an installation without it."""
+    try:
+        return packaged_audit().verdicts
+    except CheckpointError:
+        return {}
 
 
 def all_metrics() -> tuple[Metric, ...]:

@@ -45,8 +45,8 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
-    """Load SAEs, named after their folders; by path if two folders have the same name. Instead of a folder,
-    ``tiny.en/encoder.blocks.2`` names a packaged SAE.
+    """Load SAEs, named after their folders; the folder of a run, ``topk/sae``, keeps the name of the run, and folders
+    of the same name have their paths. Instead of a folder, ``tiny.en/encoder.blocks.2`` names a packaged SAE.
 
     Raises:
         HookedWhisperError: a folder is given twice, or holds no SAE.
@@ -57,10 +57,16 @@ def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     paths = list(dict.fromkeys(str(Path(folder)) if "://" not in folder else folder for folder in folders))
     if len(paths) < len(folders):
         raise HookedWhisperError("a folder is given twice: name each SAE once")
-    names = [Path(path).resolve().name for path in paths]
+    names = [_short_name(Path(path).resolve()) for path in paths]
     if len(set(names)) < len(names):
         names = paths
     return {name: load_named(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _short_name(path: Path) -> str:
+    """Return the name of a folder, with its parent's if a run has named it: ``sae``, or ``at-0.25`` of a checkpoint."""
+    named_by_run = path.name == "sae" or path.name.startswith("at-")
+    return f"{path.parent.name}/{path.name}" if named_by_run else path.name
 
 
 def model_of(parsed: argparse.Namespace, saes: Mapping[str, LoadedSAE]) -> NamedModel:
@@ -165,7 +171,7 @@ def crosscoder_hooks(
     (name,) = saes
     recorded = _listed(saes[name].metadata.hook_name)
     hooks = _listed(parsed.hook) or recorded
-    n_blocks = len(saes[name].sae.input_widths)
+    n_blocks = len(saes[name].sae.inner.input_widths)
     if len(hooks) != n_blocks:
         raise HookedWhisperError(
             f"{name} is a crosscoder of {n_blocks} hook points, not {len(hooks)}: name them with --hook, separated by "

@@ -158,5 +158,5 @@ def test_command_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Captu
     assert "untrained" in shown and "bench.html" in shown
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["model"] == "small"
     assert (tmp_path / "out" / "bench.html").is_file()
-    assert main([*arguments, "--out", str(tmp_path / "out"), "--seeds", "topk"]) == 1
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--seeds", "topk"]) == 2
     assert "two or more" in capsys.readouterr().err
