@@ -1,25 +1,67 @@
-"""Tables about the SAEs of real Whisper, from the JSON files of their benchmarks."""
+"""Tables about SAEs of real Whisper, from the files that the benchmark and its audit wrote."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from benchmarks.bench.markdown import table
-from hooked_whisper.findings.core.finding import Estimate, format_estimate
+from hooked_whisper.findings.core.finding import Estimate
+from sae_lens_audio.benchmark.audit import load_audit
+from sae_lens_audio.benchmark.results import Benchmark, SubjectScores, load_benchmark
 
-_KINDS = {"flite": "flite", "kokoro": "Kokoro", "human": "human prompts", "all": "all"}
+MARKS = {"fails": " (fails)", "weak": " (weak)"}
 
 
-def sae_speech_table(path: Path) -> str:
-    """Return a table of scores on human speech by kind and hours of training speech."""
-    rows = [
-        (
-            _KINDS[condition["kind"]],
-            f"{condition['hours']:g}",
-            format_estimate(Estimate(**condition["explained_variance"])),
-            format_estimate(Estimate(**condition["phone_f1"])),
-        )
-        for condition in json.loads(path.read_text(encoding="utf-8"))["conditions"]
+def benchmark_table(path: Path) -> str:
+    """Return a table of a benchmark: a row per SAE or control, a column per metric that the audit does not reject."""
+    benchmark = load_benchmark(path)
+    metrics = [
+        metric
+        for metric in benchmark.metrics
+        if benchmark.verdicts.get(metric.name) != "fails" and metric.name not in ("latency", "recurring")
     ]
-    return table(("training speech", "hours", "explained variance", "F1 of phones"), rows).strip()
+    head = ("", *(f"{metric.title}{MARKS.get(benchmark.verdicts.get(metric.name, ''), '')}" for metric in metrics))
+    rows = [
+        (shown_name(subject), *(_cell(subject, metric.name) for metric in metrics))
+        for subject in benchmark.subjects
+        if subject.kind != "seeds"
+    ]
+    return table(head, rows).strip() + "\n\n" + _below(benchmark)
+
+
+def audit_table(path: Path) -> str:
+    """Return a table of the audit: a row per metric, with its verdict and the three tests."""
+    audit = load_audit(path)
+    rows = [
+        (m.title, m.verdict, *(f"{test.verdict}: {test.reason}" for test in (m.seeds, m.truth, m.trend)))
+        for m in audit.metrics.values()
+    ]
+    return table(("metric", "verdict", "other seeds", "planted features", "early and late"), rows).strip()
+
+
+def shown_name(subject: SubjectScores) -> str:
+    """Return the name without the folder of the run, in italics for controls."""
+    name = subject.name.replace("/sae", "")
+    return f"*{name}*" if subject.kind == "control" else name
+
+
+def _cell(subject: SubjectScores, metric: str) -> str:
+    score = subject.scores.get(metric)
+    return "" if score is None else _text(score.estimate)
+
+
+def _text(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return ""
+    interval = "" if estimate.low is None else f" [{_number(estimate.low)}, {_number(estimate.high)}]"
+    return f"{_number(estimate.value)}{interval}"
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _below(benchmark: Benchmark) -> str:
+    """Return what the numbers are of."""
+    counts = ", ".join(f"{benchmark.inputs[key]} {key}" for key in ("clips", "speakers", "positions", "phones"))
+    return f"{benchmark.model}, `{benchmark.hook}`: {counts}."
