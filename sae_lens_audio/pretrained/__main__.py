@@ -50,12 +50,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="tiny.en", metavar="NAME", help="tiny.en (default), base, or another")
     parser.add_argument("--audio", nargs="+", required=True, metavar="PLACE", help="corpora to train on")
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="output folder")
-    parser.add_argument("--recipes", nargs="+", default=[], metavar="R", help=f"of {', '.join(recipe_names())} (all)")
     parser.add_argument(
-        "--blocks", nargs="+", type=not_negative, default=[], metavar="N", help="encoder blocks (those published)"
+        "--recipes", nargs="+", default=[], metavar="R", help=f"some of {', '.join(recipe_names())} (default: all)"
     )
-    parser.add_argument("--seeds", nargs="+", type=not_negative, default=[0], metavar="S", help="default: 0")
-    parser.add_argument("--steps", type=positive, metavar="N", help="instead of the recipe's, for a quick look")
+    parser.add_argument(
+        "--blocks",
+        nargs="+",
+        type=not_negative,
+        default=[],
+        metavar="N",
+        help="encoder blocks (default: 0 to 3 of tiny.en, 2 to 5 of base, all of others)",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=not_negative,
+        default=[0],
+        metavar="S",
+        help="of weights and order of rows (default: 0)",
+    )
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="number of steps instead of the recipe's, for a quick look"
+    )
     parser.add_argument("--acts", type=Path, metavar="DIR", help="activations (default: RUNS/MODEL/activations)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: cuda if available)")
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads")

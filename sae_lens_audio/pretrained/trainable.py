@@ -17,8 +17,8 @@ def trainable_saes(release: str | None = None) -> list[AvailableSAE]:
         _described(model, recipe, block)
         for model, blocks in BLOCKS.items()
         if release in (None, model)
-        for recipe in read_recipes()
         for block in blocks
+        for recipe in read_recipes()
     ]
 
 
