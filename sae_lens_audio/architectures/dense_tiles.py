@@ -76,11 +76,11 @@ class _AutoencodeTiles(torch.autograd.Function):
         tensors, tiles = saved[: len(learned)], saved[len(learned) :]
         decoders, parameters = tensors[: ctx.n_decoders], tensors[ctx.n_decoders :]
         size = tile_rows(centered.device, weight.shape[1])
-        used = [j for j, gradient in enumerate(to_decoded) if gradient is not None]
+        used = {j: gradient for j, gradient in enumerate(to_decoded) if gradient is not None}
         to_weight, to_bias = torch.zeros_like(weight), torch.zeros_like(weight[0])
         to_tensors: list[Tensor | None] = [None] * len(tensors)
         for i, (x, pre) in enumerate(zip(centered.split(size), tiles, strict=True)):
-            to_rows = {j: to_decoded[j][i * size : i * size + len(x)].to(ctx.dtype) for j in used}
+            to_rows = {j: gradient[i * size : i * size + len(x)].to(ctx.dtype) for j, gradient in used.items()}
             with torch.enable_grad():
                 leaves = [leaf.detach().requires_grad_() for leaf in (pre, *parameters)]
                 features, penalties = ctx.activation(*leaves)
@@ -96,7 +96,8 @@ class _AutoencodeTiles(torch.autograd.Function):
             ]
             for j, part in enumerate((*to_decoders, *to_parameters)):
                 if part is not None:
-                    to_tensors[j] = part if to_tensors[j] is None else to_tensors[j].add_(part)
+                    total = to_tensors[j]
+                    to_tensors[j] = part if total is None else total.add_(part)
             if to_pre is not None:
                 to_weight += product(x.to(ctx.dtype).T, to_pre.to(ctx.dtype))
                 to_bias += to_pre.sum(0)

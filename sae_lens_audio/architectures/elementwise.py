@@ -13,7 +13,12 @@ from sae_lens_audio.architectures.dense_tiles import Activation, autoencode_tile
 from sae_lens_audio.architectures.sparse import encode_above
 
 MOST_SPARSE = 0.12
-"""Share of pre-activations above which dense matrix products are faster than sums over entries (on a CPU)."""
+"""Share of pre-activations above which dense matrix products are faster than sums over entries.
+
+Measured with JumpReLU (``d_in`` 384, ``d_sae`` 3072, 4,096 rows, one thread with AVX-512), in ms per loss and gradient:
+sparse 94, 143, 310 and 464 at shares of .008, .03, .10 and .16; dense 440 to 500. The crossover hardly depends on the
+sizes, since both are proportional to ``d_in``.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +33,7 @@ class Autoencoded:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class EncoderWeights:
     """``(x - center) @ weight + bias``."""
 
     weight: Float[Tensor, "d d_sae"]
@@ -38,7 +43,7 @@ class Encoder:
 
 def autoencode(
     x: Float[Tensor, "row d"],
-    encoder: Encoder,
+    encoder: EncoderWeights,
     decoders: Sequence[Float[Tensor, "d_sae d_out"]],
     activation: Activation,
     parameters: Sequence[Float[Tensor, "d_sae"]] = (),

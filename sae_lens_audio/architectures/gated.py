@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import DictionaryLearningForm
-from sae_lens_audio.architectures.elementwise import Encoder, autoencode
+from sae_lens_audio.architectures.elementwise import EncoderWeights, autoencode
 from sae_lens_audio.architectures.linear import product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
@@ -83,7 +83,7 @@ class Gated(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        encoder = Encoder(self.W_enc, self.b_gate, self.center)
+        encoder = EncoderWeights(self.W_enc, self.b_gate, self.center)
         decoders, biases = (self.W_dec, self.W_dec.detach()), (self.b_dec, self.b_dec.detach())
         out = autoencode(x, encoder, decoders, gates, (self.b_gate, self.r_mag, self.b_mag))
         errors = [squared_error(part + bias, x) for part, bias in zip(out.decoded, biases, strict=True)]

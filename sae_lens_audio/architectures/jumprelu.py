@@ -13,7 +13,7 @@ from hooked_whisper.errors import ConfigError
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import PLAIN, DictionaryLearningForm
-from sae_lens_audio.architectures.elementwise import Autoencoded, Encoder, autoencode
+from sae_lens_audio.architectures.elementwise import Autoencoded, EncoderWeights, autoencode
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
@@ -93,7 +93,7 @@ def step(
 
 def jumprelu_autoencode(
     x: Float[Tensor, "row d"],
-    encoder: Encoder,
+    encoder: EncoderWeights,
     decoder: Float[Tensor, "d_sae d_out"],
     threshold: Float[Tensor, "d_sae"],
     bandwidth: float | int,
@@ -145,7 +145,7 @@ class JumpReLU(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        encoder = Encoder(self.W_enc, self.b_enc, self.center)
+        encoder = EncoderWeights(self.W_enc, self.b_enc, self.center)
         out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
         error = squared_error(out.decoded[0] + self.b_dec, x)
         sparsity = self.config.l0_coefficient * out.penalty / len(x)

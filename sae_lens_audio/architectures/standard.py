@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm
-from sae_lens_audio.architectures.elementwise import Encoder, autoencode
+from sae_lens_audio.architectures.elementwise import EncoderWeights, autoencode
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
@@ -54,7 +54,7 @@ class Standard(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        encoder = Encoder(self.W_enc, self.b_enc, self.center)
+        encoder = EncoderWeights(self.W_enc, self.b_enc, self.center)
         out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (self.W_dec.norm(dim=1),))
         error = squared_error(out.decoded[0] + self.b_dec, x)
         sparsity = self.config.l1_coefficient * out.penalty / len(x)

@@ -15,7 +15,7 @@ from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig, check_size
 from sae_lens_audio.architectures.conversion import SAELensForm
-from sae_lens_audio.architectures.elementwise import Autoencoded, Encoder, autoencode
+from sae_lens_audio.architectures.elementwise import Autoencoded, EncoderWeights, autoencode
 from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, jumprelu_autoencode
 from sae_lens_audio.architectures.linear import product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
@@ -88,7 +88,7 @@ class Transcoder(SAE):
     ) -> TrainStepOutput:
         """``target``: the model's activations at the predicted hook point. No term depends on ``dead``."""
         x = self.checked(x)
-        encoder = Encoder(self.W_enc, self.b_enc, None)
+        encoder = EncoderWeights(self.W_enc, self.b_enc, None)
         out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (torch.ones_like(self.b_enc),))
         error = squared_error(self._predicted(out, x), target.to(self.dtype))
         sparsity = self.config.l1_coefficient * out.penalty / len(x)
@@ -235,7 +235,7 @@ class JumpReLUTranscoder(Transcoder):
         ranks: Ranks | None = None,
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
-        x, encoder = self.checked(x), Encoder(self.W_enc, self.b_enc, None)
+        x, encoder = self.checked(x), EncoderWeights(self.W_enc, self.b_enc, None)
         out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
         error = squared_error(self._predicted(out, x), target.to(self.dtype))
         sparsity = self.config.l0_coefficient * out.penalty / len(x)
