@@ -66,7 +66,7 @@ class PlantedConfig:
     background: int = 42
     speakers: int = 10
     fitted_speakers: int = 12
-    clips: int = 4
+    clips: int = 3
     words_per_clip: int = 8
     slip: float | int = 0.05
     noise: float | int = 0.3

@@ -22,7 +22,7 @@ TRUE, MIXED, MISSING, SPLIT, ABSORBED, RANDOM, TRAINED = (
     "true", "mixed", "missing", "split", "absorbed", "random", "trained",
 )  # fmt: skip
 MIXED_COSINES = (0.95, 0.8, 0.6, 0.3)  # with the true directions
-SHARES = (0.2, 0.4, 0.6, 0.8)  # of the features that are missing, split or absorbed
+SHARES = (0.25, 0.5, 0.75)  # of the features that are missing, split or absorbed
 _THRESHOLDS = 24  # tried for each latent
 _RIDGE = 1e-3
 

@@ -57,10 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> int:
     from tqdm import tqdm
 
+    from sae_lens_audio.benchmark import ScoreStore, families, load_benchmark
     from sae_lens_audio.benchmark.audit.scoring import PlantedPanel, audit_metrics
-    from sae_lens_audio.benchmark.families import families
-    from sae_lens_audio.benchmark.results import load_benchmark
-    from sae_lens_audio.benchmark.store import ScoreStore
     from sae_lens_audio.cli import main as sae_lens_audio
 
     def track(names: Sequence[str], what: str) -> Iterable[str]:

@@ -15,6 +15,7 @@ from hooked_whisper.errors import ArgumentError, CheckpointError
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark import Benchmark, BenchmarkData, Metric, Score, ScoreStore, Subject, SubjectScores
 from sae_lens_audio.benchmark.audit import Audit, load_audit
+from sae_lens_audio.benchmark.audit.__main__ import main
 from sae_lens_audio.benchmark.audit.lenses import (
     SeedTest,
     TrendTest,
@@ -194,3 +195,33 @@ def test_the_verdict_combines_three_tests() -> None:
     assert verdict("fails", "passes", "fails") == "fails"
     assert verdict("passes", "passes", "fails", reversed_trend=True) == "fails"
     assert verdict("not tested", "not tested", "not tested") == "not tested"
+
+
+def test_the_command_audits_a_finished_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench().save(tmp_path / "bench")
+    monkeypatch.setattr("sae_lens_audio.benchmark.audit.scoring.PlantedPanel", lambda seed: PANEL)
+    monkeypatch.setattr("sae_lens_audio.benchmark.families", lambda: (Toy(),))
+    arguments = ["--bench", str(tmp_path / "bench"), "--work", str(tmp_path / "work")]
+    assert main(arguments) == 0
+    audit = load_audit(tmp_path / "work" / "audit.json")
+    assert audit.verdicts["right"] == "passes" and "toy, hook" in audit.inputs["seeds and checkpoints"]
+    stored = sorted(path.stat().st_mtime_ns for path in (tmp_path / "work" / "planted").iterdir())
+    assert main([*arguments, "--seeds", "topk-0/sae", "topk-1/sae"]) == 0
+    assert load_audit(tmp_path / "work" / "audit.json")["right"].seeds.seeds == 2
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "work" / "planted").iterdir()) == stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bench", "x", "--others", "y"], "leave out --others"),
+        (["--bench", "x", "--audio", "y"], "leave out --audio"),
+        (["--audio", "y"], "give SAEs with --seeds"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
