@@ -82,14 +82,15 @@ def _clip_folds(data: BenchmarkData) -> Int[np.ndarray, "clip"] | None:
 
 def _spans(data: BenchmarkData, length: int) -> tuple[Int[np.ndarray, "span 2"], Int[np.ndarray, "row"]]:
     """Return speaker and clip of each span of speech, and the span of each row or -1."""
-    index, spans = np.full(data.n_rows, -1), []
+    index = np.full(data.n_rows, -1)
+    spans: list[tuple[int, int]] = []
     for clip in np.unique(data.clip):
         rows = np.flatnonzero((data.clip == clip) & ~data.silent)
         for start in range(0, len(rows), length):
             part = rows[start : start + length]
             if len(part) >= length / 2:
                 index[part] = len(spans)
-                spans.append((data.speaker[part[0]], clip))
+                spans.append((int(data.speaker[part[0]]), int(clip)))
     return np.array(spans, dtype=np.int64).reshape(-1, 2), index
 
 
