@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
-from hooked_whisper.errors import AudioError, CheckpointError
+from hooked_whisper.errors import ArgumentError, AudioError, CheckpointError
 from hooked_whisper.findings.core.finding import STATUSES
 from hooked_whisper.findings.core.packing import n_packed
 from hooked_whisper.findings.core.serialization import load_findings, save_findings
@@ -21,13 +22,15 @@ from sae_lens_audio import Metadata, Tied, TiedConfig, TopK, TopKConfig, demo_na
 from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.evals import gather_rows
 from sae_lens_audio.findings import demo_phone_features as demo
+from sae_lens_audio.findings import packaged_saes, trained_saes
+from sae_lens_audio.findings import phone_features_drawing as drawing
 from sae_lens_audio.findings import trained_phone_features as released
-from sae_lens_audio.findings import trained_saes
 from sae_lens_audio.findings.phone_features import PhoneFeatures
 from sae_lens_audio.formats import LoadedSAE
 from sae_lens_audio.training import Trainer, TrainingConfig
 from tests.findings.phone_worlds import context_with_phones, spoken
 from tests.sae.evals.clips import tones
+from tests.sae.quick_phone_features import make_quick, recordings
 
 BLOCKS = (0, 1)
 D = 32
@@ -110,29 +113,9 @@ def test_another_model_with_a_grammar_is_told_how_to_train_saes() -> None:
 # Real Whisper: a model without a grammar ------------------------------------------------------------------------------
 
 
-def recordings(count: int) -> list[Recording]:
-    """Tones by other voices than the context's, with another text."""
-    clips = [replace(u.alignment, speaker=f"train {u.alignment.speaker}", text="scales") for u in spoken(count, seed=9)]
-    audio = [u.samples for u in spoken(count, seed=9)]
-    return [
-        Recording(a.utterance, x, speaker=a.speaker, text=a.text, find_alignment=lambda a=a: a)
-        for a, x in zip(clips, audio, strict=True)
-    ]
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few steps on few recordings, and a low minimum of tokens."""
-    tied, topk = trained_saes.TIED_TRAINING, trained_saes.TOPK_TRAINING
-    monkeypatch.setattr(trained_saes, "TIED_TRAINING", replace(tied, steps=60, decay_steps=60, batch=256))
-    monkeypatch.setattr(
-        trained_saes, "TOPK_TRAINING", replace(topk, steps=60, batch=256, warmup_steps=5, decay_steps=5)
-    )
-    monkeypatch.setattr(trained_saes, "TIED_FEATURES", 40)
-    monkeypatch.setattr(released, "TIED_FEATURES", 40)
-    monkeypatch.setattr(released, "MIN_TOKENS", 5)
-    for module in (trained_saes, released):
-        monkeypatch.setattr(module, "training_speech", lambda: recordings(12))
+    make_quick(monkeypatch)
 
 
 def test_on_real_whisper_saes_are_trained_and_judged(
@@ -148,22 +131,80 @@ def test_on_real_whisper_saes_are_trained_and_judged(
     assert finding.inputs["clips"] == 24 and finding.inputs["speakers judged"] == ["a", "b", "c"]
     assert finding.parameters["training recordings"] == 12
     # the criterion is of the block where the published form does worse
-    share = finding.measurement(released.SHARE_BY_BASIS)
+    share = finding.measurement(drawing.SHARE_BY_BASIS)
     assert claims[released.C_FOUND].value == pytest.approx(share.at(features=trained_saes.TIED, bound="value").min())
-    curve = finding.measurement(released.CURVE).values
+    curve = finding.measurement(drawing.CURVE).values
     assert curve.shape == (2, 2, trained_saes.POINTS) and (curve[..., -1] > curve[..., 0]).all()
     save_findings(tmp_path / "findings.json", [finding], model="small")
     (again,) = load_findings(tmp_path / "findings.json")
     for version in (finding, again):
-        assert [len(figure.axes) for figure in PhoneFeatures().draw(version)] == [1, 1, 1, 1]
+        assert [len(figure.axes) for figure in PhoneFeatures().draw(version)] == [1, 1, 1, 1, 1]
     # SAEs are made once per context; those that explain too little are not judged
-    saes = trained_saes.trained_saes(context, ())
+    saes = trained_saes.saes_of(context, ())
     assert n_packed(saes.clips) == 24
     monkeypatch.setattr(released, "EXPLAINED", 1.01)
     finding = PhoneFeatures().run(context)
     assert finding.status == "measured, no verdict"
     assert finding.deciding is not None and finding.deciding.name == released.C_EXPLAINED
-    assert trained_saes.trained_saes(context, ()) is saes
+    assert trained_saes.saes_of(context, ()) is saes
+
+
+def test_saes_that_fit_the_checkpoint_are_used(
+    quick: None, packaged: dict[str, LoadedSAE], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "sae_weights.safetensors"
+    weights.write_bytes(b"weights")
+    released_saes = {
+        f"encoder.blocks.{name[-1]}/{name[:-2]}": replace(loaded, source=weights) for name, loaded in packaged.items()
+    }
+
+    def load_release(release: str, sae_id: str, **options: object) -> LoadedSAE:
+        if sae_id not in released_saes:
+            raise CheckpointError(f"no {sae_id}")
+        return released_saes[sae_id]
+
+    monkeypatch.setattr(packaged_saes, "load_release", load_release)
+    context = context_with_phones(24, truth=None)
+    finding = PhoneFeatures().run(context)
+    assert finding.status in STATUSES and not finding.error
+    digest = hashlib.sha256(b"weights").hexdigest()[:12]
+    origins = finding.parameters["SAEs"]
+    assert set(origins) == {f"{sae}, block {block}" for sae in trained_saes.ARCHITECTURES for block in BLOCKS}
+    assert origins["tied L1, block 0"] == f"{context.model.cfg.name} encoder.blocks.0/tied-40, sha256 {digest}"
+    assert "training positions" not in finding.parameters
+    assert "trained beforehand" in finding.protocol and "of this run" not in finding.protocol
+    assert drawing.CURVE not in [m.name for m in finding.measurements]
+    assert len(PhoneFeatures().draw(finding)) == 4
+    scores = trained_saes.saes_of(context, ())
+    assert torch.equal(scores.blocks[0].saes["TopK"].W_enc, packaged["topk-0"].sae.W_enc)
+    # an SAE of other weights is not used, and the missing one is trained
+    wrong = replace(packaged["tied-1"].metadata, checkpoint_sha256="0" * 64)
+    released_saes["encoder.blocks.1/tied"] = replace(packaged["tied-1"], metadata=wrong, source=weights)
+    mixed = PhoneFeatures().run(replace(context, _cache={}))
+    assert mixed.parameters["SAEs"]["tied L1, block 1"] == "trained in this run, 60 steps"
+    assert mixed.parameters["SAEs"]["TopK, block 1"].startswith(context.model.cfg.name)
+    assert "trained beforehand" in mixed.protocol and "of this run" in mixed.protocol
+    # all are trained if that is asked for
+    fresh = PhoneFeatures(saes="trained").run(replace(context, _cache={}))
+    assert set(fresh.parameters["SAEs"].values()) == {"trained in this run, 60 steps"}
+    with pytest.raises(ArgumentError, match="'trained'"):
+        PhoneFeatures(saes="train")
+
+
+def test_detectors_have_the_scores_of_the_evaluation(quick: None) -> None:
+    measured = released.TrainedPhoneFeatures().measure(context_with_phones(24, truth=None))
+    for block in measured.blocks:
+        for sae, detectors in block.detectors.items():
+            scores = block.phones[sae]
+            assert tuple(detectors) == scores.phones
+            np.testing.assert_allclose([d.f1 for d in detectors.values()], scores.best_f1)
+            for detector in detectors.values():
+                harmonic = 2 / (1 / max(detector.precision, 1e-9) + 1 / max(detector.recall, 1e-9))
+                assert detector.f1 == pytest.approx(harmonic, abs=1e-6)
+        named = block.named["TopK"]
+        assert set(named) == {"p", "n", "l"}, "the other names are not said"
+        assert named["p"].detector.f1 == pytest.approx(block.detectors["TopK"]["p"].f1)
+        assert named["p"].verdict in ("exists", "doubtful", "absent")
 
 
 def test_rows_are_the_positions_within_phones() -> None:
