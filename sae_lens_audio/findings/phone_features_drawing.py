@@ -18,6 +18,7 @@ from hooked_whisper.findings.core.figures import (
     new_figure,
 )
 from hooked_whisper.findings.core.finding import Finding
+from sae_lens_audio.findings.published_names import EXISTS, NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,11 +88,13 @@ def _by_name(finding: Finding) -> Figure:
         axes.barh(y, np.nan_to_num(f1.at(SAE=sae)).max(axis=1), 0.36, color=color, label=sae)
         control = np.max([np.nan_to_num(m.at(SAE=sae)).max(axis=1) for m in controls], axis=0)
         axes.plot(control, y, "|", color=INK, markersize=9, label="best control" if i == 0 else None)
-    axes.axvline(0.5, color=GRAY, linestyle=":", linewidth=1)
-    axes.set_yticks(places, names)
+    axes.axvline(EXISTS, color=GRAY, linestyle=":", linewidth=1)
+    phones = {name.name: name.phone for name in NAMES}
+    axes.set_yticks(places, [f"{name} /{phone}/" if (phone := phones.get(name)) else name for name in names])
     axes.set_xlim(0, 1)
     add_legend(axes, below=True)
-    best = np.nan_to_num(f1.values).max(axis=(1, 2))
+    is_judged = np.isfinite(f1.values).any(axis=(1, 2))
+    best = np.where(is_judged, np.nan_to_num(f1.values).max(axis=(1, 2)), np.nan)
     figure.set_label(alt_text("Best F1 for each published name", best, names, "", 1.0))
     return figure
 
