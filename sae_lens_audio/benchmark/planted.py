@@ -214,10 +214,10 @@ class _Labels:
                     label = word if phone >= 0 else -1
                     intervals.append((n, int(rng.integers(1, n)), phone, label, clip // config.clips, clip, token))
                     token += 1
-        n, first, *columns = (np.array(column) for column in zip(*intervals, strict=True))
-        within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-        phone, word, speaker, of_clip, token_of = (np.repeat(column, n) for column in columns)
-        return cls(phone, within < np.repeat(first, n), word, speaker, of_clip, token_of)
+        lengths, first, *columns = (np.array(column) for column in zip(*intervals, strict=True))
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        phone, word, speaker, of_clip, token_of = (np.repeat(column, lengths) for column in columns)
+        return cls(phone, within < np.repeat(first, lengths), word, speaker, of_clip, token_of)
 
 
 def _features(config: PlantedConfig, rng: np.random.Generator) -> PlantedFeatures:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from hooked_whisper._support.showing import format_cell
-from hooked_whisper.errors import ArgumentError
+from hooked_whisper.errors import ArgumentError, check_option
 from sae_lens_audio.benchmark.metric import Better
 
 Verdict = Literal["passes", "weak", "fails", "not tested"]
@@ -189,6 +189,7 @@ def overall(seed: SeedTest, truth: TruthTest, trend: TrendTest) -> Verdict:
 
 
 def _sign(better: Better) -> int:
+    check_option("better", better, get_args(Better))
     if better == "neither":
         raise ArgumentError("a metric that only describes an SAE cannot be audited: its better is 'neither'")
     return 1 if better == "higher" else -1

@@ -34,7 +34,11 @@ class MetricAudit(Showing):
         return overall(self.seeds, self.truth, self.trend)
 
     def summary(self) -> Summary:
-        tests = {"seeds": self.seeds, "planted features": self.truth, "early and late": self.trend}
+        tests: dict[str, SeedTest | TruthTest | TrendTest] = {
+            "seeds": self.seeds,
+            "planted features": self.truth,
+            "early and late": self.trend,
+        }
         rows = tuple((name, test.verdict, test.reason) for name, test in tests.items())
         return Summary(f"{self.title} ({self.name}): {self.verdict}", (), ("test", "verdict", "why"), rows)
 
