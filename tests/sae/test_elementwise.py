@@ -31,6 +31,7 @@ from sae_lens_audio.training import Trainer, TrainingConfig
 
 D, F = 5, 24
 SPARSE, DENSE = 1.0, -1.0  # values of MOST_SPARSE that force a path
+DEFAULT = elementwise.MOST_SPARSE
 
 
 def jumprelu_terms(sae: JumpReLU, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +107,7 @@ def gradients(terms: tuple[Tensor, ...], sae: SAE) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("most", [SPARSE, DENSE, 0.12])
+@pytest.mark.parametrize("most", [SPARSE, DENSE, DEFAULT])
 @given(st.integers(1, 600), st.integers(0, 10_000), st.booleans(), st.sampled_from([0.0, -2.0, -9.0]))
 def test_both_paths_equal_dense_autograd(name: str, most: float, n: int, seed: int, center: bool, shift: float) -> None:
     make, terms_of = FAMILY[name]
@@ -130,7 +131,7 @@ def test_either_path_trains_the_same_sae(name: str, monkeypatch: pytest.MonkeyPa
     rows = torch.randn(2000, D, generator=torch.Generator().manual_seed(0))
     config = TrainingConfig(steps=30, batch=512, lr=1e-3)
     trained = []
-    for most in (SPARSE, DENSE, 0.12):
+    for most in (SPARSE, DENSE, DEFAULT):
         monkeypatch.setattr(elementwise, "MOST_SPARSE", most)
         trained.append(Trainer(FAMILY[name][0](True), TensorActivations(rows), config).fit(progress=False))
     for sae in trained[1:]:
