@@ -20,6 +20,7 @@ from sae_lens_audio.benchmark.metric import Better
 
 Verdict = Literal["passes", "weak", "fails", "not tested"]
 TRUTH_PASSES, TRUTH_WEAK = 0.8, 0.5  # Spearman correlation with planted quality
+_DIGITS = 6  # scores that differ by rounding errors are tied
 LEVEL = 0.95  # of the confidence that a difference is not between seeds
 
 
@@ -134,10 +135,11 @@ def truth_test(
         if len(series) > 2 and kind != origin:
             by_damage[kind] = sign * _spearman([scores[n] for n in series], [quality[n] for n in series])
     verdict: Verdict = "passes" if correlation >= TRUTH_PASSES else "weak" if correlation >= TRUTH_WEAK else "fails"
-    blind = [kind for kind, value in by_damage.items() if value < TRUTH_WEAK]
     reason = f"correlation {correlation:.2f} with planted quality over {len(names)} subjects"
-    if blind:
-        reason += f"; does not follow: {', '.join(blind)}"
+    if followed := [kind for kind, value in by_damage.items() if value >= TRUTH_PASSES]:
+        reason += f"; follows {', '.join(followed)}"
+    if blind := [kind for kind, value in by_damage.items() if value < TRUTH_WEAK]:
+        reason += f"; does not follow {', '.join(blind)}"
     return TruthTest(verdict, correlation, len(names), by_damage, reason)
 
 
@@ -214,7 +216,7 @@ def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the rank correlation; 0 if one side is constant."""
     from scipy.stats import rankdata
 
-    x, y = rankdata(np.round(a, 12)), rankdata(np.round(b, 12))
+    x, y = rankdata(np.round(a, _DIGITS)), rankdata(np.round(b, _DIGITS))
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     return float(np.corrcoef(x, y)[0, 1])
