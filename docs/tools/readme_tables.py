@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from docs.tools.replication_tables import numbers_table, verdicts_table
-from docs.tools.sae_tables import sae_speech_table
+from docs.tools.sae_speech_tables import sae_speech_table
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
 from hooked_whisper.findings.core.serialization import load_findings

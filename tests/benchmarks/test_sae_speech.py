@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sae_speech
 from benchmarks.sae_speech import ALL, Condition, conditions, recordings_of
-from docs.tools.sae_tables import sae_speech_table
+from docs.tools.sae_speech_tables import sae_speech_table
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from sae_lens_audio.activations import ActivationStore, collect_activations
