@@ -1,4 +1,4 @@
-"""Steering of features: foils fit the dictionary, and the verdict needs whole intervals over clips or speakers."""
+"""Steering of features: norms of controls, foils by the dictionary, and verdicts that need whole intervals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,78 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from whisper.tokenizer import get_tokenizer
 
 from benchmarks.feature_steering.cases import CONSONANTS, Case, Neighbors
-from benchmarks.feature_steering.edits import EDITS
+from benchmarks.feature_steering.edits import CONTROLS, EDITS, GROUP, changes, similar_latents
 from benchmarks.feature_steering.estimates import MEASURES, estimate, summarize
 from benchmarks.feature_steering.outcomes import fate
+from benchmarks.feature_steering.phone_latents import NAMES, PhoneLatents
+from hooked_whisper import HookedWhisper
+from sae_lens_audio import TopK, TopKConfig
 
 CASE = Case("clip", "speaker", "seat", "sheet", "S", "SH", 1, 1, 0, start=20, stop=30, away=60)
+
+
+@pytest.fixture(scope="module")
+def demo() -> HookedWhisper:
+    return HookedWhisper.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def resid(demo: HookedWhisper) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(demo.cfg.encoder.n_ctx, demo.cfg.encoder.d_model, generator=rng)
+
+
+@pytest.fixture(scope="module")
+def sae(resid: torch.Tensor) -> TopK:
+    return TopK(TopKConfig(d_in=resid.shape[1], d_sae=256, k=8), seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def phones(sae: TopK, resid: torch.Tensor) -> PhoneLatents:
+    ids = torch.arange(len(resid)) % len(NAMES)
+    return PhoneLatents.of_rows(sae, resid, ids)
+
+
+def test_latents_of_a_phone_are_those_that_rise_with_it(sae: TopK) -> None:
+    directions = sae.W_dec.detach()
+    ids = torch.arange(400) % 2  # SIL and AA
+    rows = torch.where(ids[:, None] == 1, 5 * directions[3] + directions[7], directions[9])
+    learned = PhoneLatents.of_rows(sae, rows, ids)
+    assert int(learned.latents("AA", 1)) == 3
+    assert learned.counts[:2].tolist() == [200, 200] and float(learned.means[5].abs().sum()) == 0
+    assert torch.allclose(learned.overall, (learned.means[0] + learned.means[1]) / 2, atol=1e-5)
+    assert torch.allclose(learned.residual_difference("SIL", "AA"), rows[1] - rows[0], atol=1e-4)
+    assert float(learned.f1[1, learned.detector("AA")]) == pytest.approx(1)
+
+
+def test_controls_have_the_norm_of_the_edit_and_only_its_positions(
+    sae: TopK, phones: PhoneLatents, resid: torch.Tensor
+) -> None:
+    edits = changes(CASE, sae, phones, resid)
+    assert tuple(edits) == EDITS
+    for kind, (random, direction, elsewhere) in CONTROLS.items():
+        norm = edits[kind].norm(dim=-1)
+        for control in (random, direction):
+            torch.testing.assert_close(edits[control].norm(dim=-1), norm, atol=1e-4, rtol=1e-4)
+        outside = torch.ones(len(resid), dtype=torch.bool)
+        outside[CASE.away : CASE.away + CASE.stop - CASE.start] = False
+        assert not edits[elsewhere][outside].any()
+        cosine = torch.nn.functional.cosine_similarity(edits[kind][20:30], edits[random][20:30]).abs()
+        assert float(cosine.max()) < 0.9
+    again = changes(CASE, sae, phones, resid)
+    assert all(torch.equal(edits[edit], again[edit]) for edit in EDITS)
+
+
+def test_similar_latents_fire_about_as_often_and_are_others(phones: PhoneLatents) -> None:
+    latents = phones.latents("S", GROUP)
+    matched = similar_latents(phones, latents, torch.Generator().manual_seed(0))
+    assert len(set(matched.tolist())) == GROUP and not set(matched.tolist()) & set(latents.tolist())
+    spread = (phones.firing[matched] - phones.firing[latents]).abs()
+    assert float(spread.max()) < float(phones.firing.max() - phones.firing.min()) / 2
 
 
 def test_foils_differ_in_one_consonant_and_are_no_homophones() -> None:
