@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hooked_whisper.corpora import Clip
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.subjects import Subject
 from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO, AttachedScores, ConditionCounts
 from sae_lens_audio.evals.attached_runs import attached_scores, whole_clips
 
-RECOVERED = Metric(
+RECOVERED = BenchmarkMetric(
     "cross_entropy_recovered",
     "CE recovered",
     "higher",
@@ -24,14 +24,14 @@ RECOVERED = Metric(
     "0 zero ablation. Part: the same against mean ablation.",
     "SAEBench, loss recovered",
 )
-WORDS = Metric(
+WORDS = BenchmarkMetric(
     "wer_change",
     "WER change",
     "lower",
     "word errors per word",
     "Word error rate of greedy transcripts with the reconstruction minus that of the clean model.",
 )
-KL = Metric(
+KL = BenchmarkMetric(
     "kl", "KL", "lower", "nats per token", "KL(clean || with the reconstruction) of the next token, teacher-forced."
 )
 METRICS = (RECOVERED, WORDS, KL)

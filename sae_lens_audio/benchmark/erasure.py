@@ -10,7 +10,7 @@ import numpy as np
 
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.erasure_effects import Erasures, ProbedRows, ProbeF1, mean_estimate
-from sae_lens_audio.benchmark.metric import Metric, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
 from sae_lens_audio.benchmark.probing_counts import defined_mean
 from sae_lens_audio.benchmark.probing_latents import phone_truth
 from sae_lens_audio.benchmark.subjects import Subject
@@ -35,11 +35,12 @@ class TargetedErasure:
     ns: tuple[int, ...] = (1, 5, 16)
     n_phones: int = 20
     needs_decode = False
+    needs_labels = True
 
     @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[BenchmarkMetric, ...]:
         return tuple(
-            Metric(
+            BenchmarkMetric(
                 f"erasure_k{n}",
                 f"targeted erasure, {_latents(n)}",
                 "higher",

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.data import BenchmarkData
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.subjects import BLOCK_ROWS, Subject
 
 CURVE = (4, 8, 16, 32, 64, 128)
 _TIMED_ROWS, _REPEATS = 1500, 5  # a window of 30 s
 
-L0 = Metric("l0", "L0", "neither", "latents", "Latents that are not 0, mean over positions.")
-DEAD = Metric("dead", "dead", "lower", "share", "Share of latents that are 0 at every position of the scored speech.")
-EXPLAINED = Metric(
+L0 = BenchmarkMetric("l0", "L0", "neither", "latents", "Latents that are not 0, mean over positions.")
+DEAD = BenchmarkMetric("dead", "dead", "lower", "share", "Share of latents that are 0 at all positions of the speech.")
+EXPLAINED = BenchmarkMetric(
     "explained_variance",
     "explained variance",
     "higher",
@@ -30,10 +30,10 @@ EXPLAINED = Metric(
     "same with only the k latents of each position that contribute most: the curve of fidelity against sparsity.",
     "SAEBench, core metrics",
 )
-COSINE = Metric(
+COSINE = BenchmarkMetric(
     "cosine", "cosine", "higher", "cosine", "Between activation and reconstruction, mean over positions.", "SAEBench"
 )
-LATENCY = Metric(
+LATENCY = BenchmarkMetric(
     "latency",
     "latency",
     "lower",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Num
 
+from hooked_whisper.errors import check_option
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.subjects import Subject
@@ -18,7 +19,7 @@ Better = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
-class Metric:
+class BenchmarkMetric:
     """Name and meaning of one number.
 
     Attributes:
@@ -36,6 +37,9 @@ class Metric:
     unit: str
     meaning: str
     source: str = ""
+
+    def __post_init__(self) -> None:
+        check_option("better", self.better, get_args(Better))
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class MetricFamily(Protocol):
     """
 
     @property
-    def metrics(self) -> tuple[Metric, ...]: ...
+    def metrics(self) -> tuple[BenchmarkMetric, ...]: ...
 
     @property
     def needs_decode(self) -> bool: ...
@@ -94,6 +98,6 @@ def estimate_by_speaker(
 
 
 def speaker_weights(n: int, seed: int = 0, draws: int = DRAWS) -> Float[np.ndarray, "draw speaker"]:
-    """Return how often each of ``n`` speakers is in each bootstrap sample; the first row has each once, for the data."""
+    """Return how often each of ``n`` speakers is in each bootstrap sample; in the first row each is in it once."""
     drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=draws)
     return np.concatenate([np.ones((1, n)), drawn])

@@ -12,7 +12,7 @@ from hooked_whisper._support.showing import format_cell
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.report.figures import Picture, picture
-from sae_lens_audio.benchmark.metric import Metric
+from sae_lens_audio.benchmark.metric import BenchmarkMetric
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores
 
 PAGE = "bench.html"
@@ -20,7 +20,7 @@ _BY_PHONE = "phone_f1"
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScoreCell:
     """A number of the table: text, interval, number to sort by, and whether it is the best of the SAEs."""
 
     text: str
@@ -30,13 +30,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One subject, with a cell for each metric. facts: architecture, number of latents, and the like."""
 
     name: str
     kind: str
     facts: str
-    cells: tuple[Cell, ...]
+    cells: tuple[ScoreCell, ...]
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,22 @@ def _environment() -> Any:
     return environment
 
 
-def _row(subject: SubjectScores, benchmark: Benchmark) -> Row:
+def _row(subject: SubjectScores, benchmark: Benchmark) -> ScoreRow:
     cells = tuple(_cell(subject, metric, benchmark) for metric in benchmark.metrics)
     facts = ", ".join(f"{name} {format_cell(value)}" for name, value in subject.facts.items())
-    return Row(subject.name, subject.kind, facts, cells)
+    return ScoreRow(subject.name, subject.kind, facts, cells)
 
 
-def _cell(subject: SubjectScores, metric: Metric, benchmark: Benchmark) -> Cell:
+def _cell(subject: SubjectScores, metric: BenchmarkMetric, benchmark: Benchmark) -> ScoreCell:
     score = subject.scores.get(metric.name)
     if score is None or score.estimate.value is None:
-        return Cell("", "", None, False)
+        return ScoreCell("", "", None, False)
     estimate = score.estimate
     best = subject.kind == "SAE" and estimate.value == _best(metric, benchmark.subjects)
-    return Cell(_short(estimate.value), _interval(estimate), float(estimate.value), best)
+    return ScoreCell(_short(estimate.value), _interval(estimate), float(estimate.value), best)
 
 
-def _best(metric: Metric, subjects: Sequence[SubjectScores]) -> float | None:
+def _best(metric: BenchmarkMetric, subjects: Sequence[SubjectScores]) -> float | None:
     values = [s.scores[metric.name].estimate.value for s in subjects if s.kind == "SAE" and metric.name in s.scores]
     defined = [float(value) for value in values if value is not None]
     if len(defined) < 2 or metric.better == "neither":

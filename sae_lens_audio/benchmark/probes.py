@@ -31,7 +31,7 @@ class LinearProbe:
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class RidgeSums:
     """Sums over rows from which probes follow; those of disjoint rows add.
 
     Attributes:
@@ -46,7 +46,7 @@ class Moments:
     counts: Float[Tensor, "class"]
 
     @classmethod
-    def zero(cls, d: int, n_classes: int, dtype: torch.dtype = torch.float32) -> Moments:
+    def zero(cls, d: int, n_classes: int, dtype: torch.dtype = torch.float32) -> RidgeSums:
         shapes = ((d, d), (d,), (), (n_classes, d), (n_classes,))
         return cls(*(torch.zeros(shape, dtype=dtype) for shape in shapes))
 
@@ -58,11 +58,11 @@ class Moments:
         self.sums.addmm_(y.T.to(x.dtype), x)
         self.counts.add_(y.sum(0))
 
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: RidgeSums) -> RidgeSums:
+        return RidgeSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def __sub__(self, other: Moments) -> Moments:
-        return Moments(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+    def __sub__(self, other: RidgeSums) -> RidgeSums:
+        return RidgeSums(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def probe(self, penalty: float = PENALTY) -> LinearProbe:
         """Return the ridge regression of each class, as 1 against 0, on standardized features.
@@ -85,7 +85,7 @@ class Moments:
 def linear_probe(x: Float[Tensor, "row d"], y: Bool[Tensor, "row class"], penalty: float = PENALTY) -> LinearProbe:
     """Fit one ridge regression per class in float64 and return it in the type of ``x``."""
     center = x.double().mean(0)
-    moments = Moments.zero(x.shape[1], y.shape[1], torch.float64)
+    moments = RidgeSums.zero(x.shape[1], y.shape[1], torch.float64)
     moments.add_(x.double() - center, y)
     probe = moments.probe(penalty)
     return LinearProbe(probe.weight.to(x.dtype), (probe.bias - probe.weight @ center).to(x.dtype))

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_audio.benchmark.data import BenchmarkData
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
-from sae_lens_audio.benchmark.probes import Moments, best_thresholds, logistic_probes
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.probes import RidgeSums, best_thresholds, logistic_probes
 from sae_lens_audio.benchmark.probing_counts import (
     by_phone,
     defined_mean,
@@ -50,9 +50,9 @@ class SparseProbing:
     needs_labels = True
 
     @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[BenchmarkMetric, ...]:
         precision = tuple(
-            Metric(
+            BenchmarkMetric(
                 f"phone_probe_k{k}",
                 f"phone probe, {_counted(k)}",
                 "higher",
@@ -64,7 +64,7 @@ class SparseProbing:
             for k in self.ks
         )
         f1 = tuple(
-            Metric(
+            BenchmarkMetric(
                 f"phone_probe_f1_k{k}",
                 f"phone probe, {_counted(k)}, F1",
                 "higher",
@@ -75,7 +75,7 @@ class SparseProbing:
             for k in self.ks
             if k in self.f1_ks
         )
-        dense = Metric(
+        dense = BenchmarkMetric(
             "phone_probe_all",
             "phone probe, all latents",
             "higher",
@@ -114,11 +114,11 @@ def _sums(
     y: Bool[Tensor, "row phone"],
     data: BenchmarkData,
     with_products: bool,
-) -> tuple[LatentSums, list[Moments]]:
+) -> tuple[LatentSums, list[RidgeSums]]:
     """Return the sums by fold, and by fold what a ridge regression needs."""
     n, n_phones = subject.basis.n_features, y.shape[1]
     sums = LatentSums.zero(data.n_folds, n_phones, n)
-    grams = [Moments.zero(n, n_phones) for _ in range(data.n_folds if with_products else 0)]
+    grams = [RidgeSums.zero(n, n_phones) for _ in range(data.n_folds if with_products else 0)]
     for part, latents in encoded_blocks(subject, x):
         sums.add_(latents, data.fold[part], y[part])
         for fold, moments in enumerate(grams):
@@ -144,7 +144,7 @@ def _cross_fitted(
 
 
 def _dense(
-    subject: Subject, x: Float[Tensor, "row d"], grams: list[Moments], data: BenchmarkData
+    subject: Subject, x: Float[Tensor, "row d"], grams: list[RidgeSums], data: BenchmarkData
 ) -> Float[np.ndarray, "row phone"]:
     total = reduce(add, grams)
     probes = [(total - moments).probe() for moments in grams]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_audio.benchmark.data import BenchmarkData
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.probes import logistic_probes
 from sae_lens_audio.benchmark.probing_latents import LatentSums, encoded_blocks
 from sae_lens_audio.benchmark.subjects import Subject
@@ -34,11 +34,12 @@ class SpeakerProbing:
     ks: tuple[int, ...] = (1, 5, 16)
     span: int = 50
     needs_decode = False
+    needs_labels = False
 
     @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[BenchmarkMetric, ...]:
         return tuple(
-            Metric(
+            BenchmarkMetric(
                 f"speaker_probe_k{k}",
                 f"speaker probe, {k} latent{'s' if k > 1 else ''} each",
                 "higher",

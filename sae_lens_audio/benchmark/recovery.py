@@ -20,20 +20,20 @@ from sae_lens_audio.benchmark.binned import (
     threshold_f1,
 )
 from sae_lens_audio.benchmark.data import BenchmarkData
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.subjects import Subject
 
 COVERED_F1 = 0.5  # of a phone that a latent detects
 DETECTOR_F1 = 0.3  # of a latent that detects a phone, as in finding F6
 
-PHONE_F1 = Metric(
+PHONE_F1 = BenchmarkMetric(
     "phone_f1",
     "F1 of phones",
     "higher",
     "F1",
     "F1 of the best latent of each phone, mean over phones. Latent, sign and threshold are selected on other speakers.",
 )
-PHONE_AP = Metric(
+PHONE_AP = BenchmarkMetric(
     "phone_ap",
     "AP of phones",
     "higher",
@@ -41,7 +41,7 @@ PHONE_AP = Metric(
     "Average precision of the best latent of each phone, mean over phones. Latent and sign are selected on other "
     "speakers. Unlike the AUC, it is not capped by the positions at which a sparse latent is 0.",
 )
-COVERAGE = Metric(
+COVERAGE = BenchmarkMetric(
     "phone_coverage",
     "phones covered",
     "higher",
@@ -49,7 +49,7 @@ COVERAGE = Metric(
     f"Share of phones with an F1 of {COVERED_F1:g} or more.",
     "finding F6, with the F1 in place of the AUC",
 )
-DETECTORS = Metric(
+DETECTORS = BenchmarkMetric(
     "phone_detectors",
     "latents that detect a phone",
     "higher",

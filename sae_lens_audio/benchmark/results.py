@@ -14,7 +14,7 @@ from hooked_whisper._support.showing import Showing, Summary, Tabular
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import ArgumentError, CheckpointError, closest
 from hooked_whisper.findings.core.finding import Estimate
-from sae_lens_audio.benchmark.metric import Metric, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
 from sae_lens_audio.evals.serialization import plain, to_text
 
 FORMAT = "sae_lens_audio/benchmark/1"
@@ -22,7 +22,7 @@ FILE = "bench.json"
 KINDS = ("SAE", "checkpoint", "control", "seeds")
 _SHOWN = (
     "l0", "explained_variance", "cross_entropy_recovered", "phone_f1", "phone_ap", "phone_probe_k1", "phone_probe_k5",
-    "erasure_5",
+    "erasure_k5",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Benchmark(Tabular):
     hook: str
     hook_out: str
     inputs: Mapping[str, Any]
-    metrics: Sequence[Metric]
+    metrics: Sequence[BenchmarkMetric]
     subjects: Sequence[SubjectScores]
     verdicts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -157,7 +157,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
             data["hook"],
             data["hook_out"],
             data["inputs"],
-            tuple(Metric(**metric) for metric in data["metrics"]),
+            tuple(BenchmarkMetric(**metric) for metric in data["metrics"]),
             tuple(
                 SubjectScores(s["name"], s["kind"], s["facts"], scores_from_json(s["scores"])) for s in data["subjects"]
             ),

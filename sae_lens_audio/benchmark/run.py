@@ -21,16 +21,17 @@ from sae_lens_audio.benchmark import attached
 from sae_lens_audio.benchmark.audit import packaged_audit
 from sae_lens_audio.benchmark.data import MIN_TOKENS, BenchmarkData, benchmark_data
 from sae_lens_audio.benchmark.families import families
-from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, MetricFamily, Score
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores
 from sae_lens_audio.benchmark.store import ScoreStore
 from sae_lens_audio.benchmark.subjects import Subject, control_subjects, sparse_controls
+from sae_lens_audio.benchmark.unlearning import noisy_rows
 from sae_lens_audio.evals.attached import MEAN, ZERO
 from sae_lens_audio.evals.attached_runs import NoTextError
 from sae_lens_audio.evals.stability import stability
 
 SHIFTED = ", shifted labels"
-RECURRING = Metric(
+RECURRING = BenchmarkMetric(
     "recurring",
     "latents found again",
     "higher",
@@ -50,6 +51,7 @@ class BenchmarkOptions:
         attached_clips: number of clips to decode with each subject attached; 0 skips these scores.
         min_tokens: of a phone, to be judged.
         pack: fill windows with clips of one speaker, which is several times faster and changes activations slightly.
+        noise: encode the clips once more with noise, to score unlearning of noise.
         language: of the texts.
         seed: of folds, controls and bootstrap samples.
     """
@@ -57,6 +59,7 @@ class BenchmarkOptions:
     attached_clips: int = 40
     min_tokens: int = MIN_TOKENS
     pack: bool = True
+    noise: bool = True
     language: str = "en"
     seed: int = 0
 
@@ -141,23 +144,21 @@ def run_benchmark(
     if unknown := sorted(set(seeds) - set(saes)):
         raise ArgumentError(f"seeds names {unknown[0]!r}, which is not among the SAEs")
     points = benchmark_points(model, hook, hook_out)
+    room = model.time.duration - SPARE if options.pack else None
     data = benchmark_data(
-        model,
-        clips,
-        points.names,
-        fitted,
-        min_tokens=options.min_tokens,
-        seed=options.seed,
-        room=model.time.duration - SPARE if options.pack else None,
+        model, clips, points.names, fitted, min_tokens=options.min_tokens, seed=options.seed, room=room
     )
-    subjects = _subjects(saes, data, points, facts, options.seed)
+    noisy = (
+        noisy_rows(model, clips, [points.reads, points.writes], seed=options.seed, room=room) if options.noise else {}
+    )
+    subjects, scored_by = _subjects(saes, data, points, facts, options.seed), families(noisy)
     scored = {}
     for subject in track(subjects, "subjects"):
         shifted = subject.name.endswith(SHIFTED)
         labels = data.with_shifted_labels(options.seed) if shifted else data
-        of_labels = [family for family in families() if family.needs_labels] if shifted else None
+        used = [family for family in scored_by if family.needs_labels] if shifted else scored_by
         scored[subject.name] = store.get(
-            subject.name, lambda s=subject, d=labels, f=of_labels: score_subject(s, d, f)  # type: ignore[misc]
+            subject.name, lambda s=subject, d=labels, f=used: score_subject(s, d, f)  # type: ignore[misc]
         )  # fmt: skip
     notes = []
     if options.attached_clips:
@@ -195,7 +196,7 @@ def _verdicts() -> Mapping[str, str]:
         return {}
 
 
-def all_metrics() -> tuple[Metric, ...]:
+def all_metrics() -> tuple[BenchmarkMetric, ...]:
     """Return every metric of the benchmark, in the order of the table."""
     return (*(m for family in families() for m in family.metrics), *attached.METRICS, RECURRING)
 

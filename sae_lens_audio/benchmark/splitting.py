@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from sae_lens_audio.benchmark.data import BenchmarkData
-from sae_lens_audio.benchmark.metric import Metric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.probes import LinearProbe, best_thresholds, linear_probe, logistic_probes
 from sae_lens_audio.benchmark.probing_counts import by_phone, defined_mean, f1_of, hit_counts
 from sae_lens_audio.benchmark.probing_latents import LatentColumns, LatentSums, encoded_blocks, phone_truth
@@ -26,7 +26,7 @@ SHARE = 0.4  # of the probe's score that an absorbing latent accounts for
 SPARSE = 0.25  # largest share of active values of features that can be silent
 
 SOURCE = "Chanin et al. 2024, A is for Absorption (arXiv 2409.14507), and SAEBench's absorption"
-SPLITTING = Metric(
+SPLITTING = BenchmarkMetric(
     "phone_splitting",
     "latents per phone",
     "lower",
@@ -35,7 +35,7 @@ SPLITTING = Metric(
     f"than {RISE:g} with a further latent, plus 1. Mean over phones whose main latents reach an F1 of {DETECTED:g}.",
     SOURCE,
 )
-ABSORPTION = Metric(
+ABSORPTION = BenchmarkMetric(
     "phone_absorption",
     "absorbed phones",
     "lower",

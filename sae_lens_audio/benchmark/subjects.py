@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.errors import check_option
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio.architectures import SAE
+from sae_lens_audio.architectures import SAE, DecodableBasis
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases
 
 Kind = Literal["SAE", "checkpoint", "control"]
 BLOCK_ROWS = 4096  # rows encoded together
 
 AXES, NEURONS, PCA, RANDOM, UNTRAINED = "residual axes", "neurons", "pca", "random directions", "untrained"
-
-
-@runtime_checkable
-class Decodes(Protocol):
-    """A basis that reconstructs activations."""
-
-    def decode(self, features: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +41,9 @@ class Subject:
     facts: Mapping[str, Any]
     hook_out: str | None = None
 
+    def __post_init__(self) -> None:
+        check_option("kind", self.kind, get_args(Kind))
+
     @property
     def sparse(self) -> bool:
         """Whether it has few active latents by construction, as an SAE or a basis with its k largest coefficients."""
@@ -54,7 +51,7 @@ class Subject:
 
     @property
     def decodes(self) -> bool:
-        return isinstance(self.basis, Decodes)
+        return hasattr(self.basis, "decode")
 
     @property
     def writes(self) -> str:
@@ -71,8 +68,7 @@ class Subject:
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "row n_features"], x: Float[Tensor, "row d"]) -> Float[Tensor, "row out"]:
         """Return reconstructions in float32 on the CPU. ``x``: the activations that the latents are of."""
-        basis, device = self.basis, _device(self.basis)
-        assert isinstance(basis, Decodes)
+        basis, device = cast(DecodableBasis, self.basis), _device(self.basis)
         like = getattr(basis, "decode_like", None)
         parts = [
             (basis.decode(f.to(device)) if like is None else like(f.to(device), rows.to(device))).float().cpu()

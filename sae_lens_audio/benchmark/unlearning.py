@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,19 +13,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import ShapeError
+from hooked_whisper.errors import ShapeError, check_option
 from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.patching.corruptions import add_noise
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.erasure_effects import Erasures, ProbedRows, ProbeF1, mean_estimate
-from sae_lens_audio.benchmark.metric import Metric, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
 from sae_lens_audio.benchmark.probing_counts import defined_mean
 from sae_lens_audio.benchmark.probing_latents import phone_truth
 from sae_lens_audio.benchmark.subjects import Subject
 
 SNR_DB = 10.0
+Noise = Literal["white", "pink"]
 SOURCE = "the unlearning metric of SAEBench, with probes in place of questions"
 
 
@@ -43,16 +44,17 @@ class Unlearning:
     n: int = 16
     noisy: Mapping[str, Float[Tensor, "row _"]] | None = None
     needs_decode = False
+    needs_labels = True
 
     @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[BenchmarkMetric, ...]:
         return (
             self._metric("silence", "silence from speech"),
             *((self._metric("noise", "speech with noise from clean speech"),) if self.noisy is not None else ()),
         )
 
-    def _metric(self, name: str, told: str) -> Metric:
-        return Metric(
+    def _metric(self, name: str, told: str) -> BenchmarkMetric:
+        return BenchmarkMetric(
             f"unlearning_{name}",
             f"unlearning of {name}",
             "higher",
@@ -117,7 +119,7 @@ def noisy_rows(
     hooks: Sequence[str],
     *,
     snr_db: float | int = SNR_DB,
-    kind: Literal["white", "pink"] = "pink",
+    kind: Noise = "pink",
     seed: int = 0,
     track: Track | None = None,
     room: float | None = None,
@@ -133,6 +135,7 @@ def noisy_rows(
         AudioError: a clip is digital silence.
         CacheSizeError, PatchError: as of :func:`~hooked_whisper.features.phones.labeled_rows.collect_rows`.
     """
+    check_option("kind", kind, get_args(Noise))
     noisy = [
         replace(clip, samples=add_noise(clip.samples, snr_db, kind, seed=seed + i).corrupt)
         for i, clip in enumerate(clips)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hooked_whisper.errors import closest
+from hooked_whisper.errors import check_option, closest
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.settings import Settings, parse_settings
 
@@ -72,6 +72,7 @@ class Recipe:
 
 def hooks_of(reads: Reads, block: int) -> tuple[str, ...]:
     """Return the hook points of a block that a recipe reads and predicts."""
+    check_option("reads", reads, get_args(Reads), TrainingError)
     base = f"encoder.blocks.{block}"
     return (base,) if reads == "resid" else (f"{base}.ln2.hook_normalized", f"{base}.hook_mlp_out")
 

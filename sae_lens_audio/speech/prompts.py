@@ -47,6 +47,7 @@ def prompt_packages(languages: Sequence[PromptLanguage] = PROMPT_LANGUAGES) -> l
     Raises:
         ConfigError: an unknown language.
     """
+    languages = (languages,) if isinstance(languages, str) else languages
     for language in languages:
         check_option("language of the prompts", language, PROMPT_LANGUAGES, ConfigError)
     packages = [

@@ -7,13 +7,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.corpora import Clip, Recording, packaged_speech
 from hooked_whisper.corpora.packing import GAP, join_samples, window_groups
+from hooked_whisper.errors import ConfigError, check_option
 from hooked_whisper.neural.build import LONGEST_S
 from sae_lens_audio.speech.plan import SOUNDS, Sound
 
@@ -73,7 +74,11 @@ def join_recordings(
     Args:
         name: beginning of the ids.
         seed: of the order and of room sound and noise.
+
+    Raises:
+        ConfigError: an unknown ``synthesizer``.
     """
+    check_option("synthesizer", synthesizer, get_args(RecordedKind), ConfigError)
     passages: list[RecordedPassage] = []
     ordered = sorted(corpus, key=lambda recording: (recording.language, recording.speaker, recording.id))
     for (language, speaker), members in groupby(ordered, lambda recording: (recording.language, recording.speaker)):

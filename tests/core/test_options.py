@@ -20,7 +20,7 @@ from hooked_whisper.errors import HookedWhisperError
 # made by this package, not by users: what they say is true by construction
 RESULTS = {
     "WordAlignment", "HeadScores", "PatchResult", "WordChange", "DiffOp", "AutoLabel", "Articulation", "AttentionPass",
-    "HubUpload", "Passage",
+    "HubUpload", "Passage", "RecordedPassage", "Recipe", "SeedTest", "TruthTest", "TrendTest",
 }  # fmt: skip
 # findings and reports are commands; their words come from argparse
 LEFT_OUT = ("hooked_whisper.findings", "hooked_whisper.report", "sae_lens_audio.findings", "hooked_whisper.neural")

@@ -18,7 +18,7 @@ from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, seed_test, trend_test, truth_test
 from sae_lens_audio.benchmark.audit.results import Audit, MetricAudit
 from sae_lens_audio.benchmark.families import families
-from sae_lens_audio.benchmark.metric import Metric, MetricFamily, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, MetricFamily, Score
 from sae_lens_audio.benchmark.planted import HOOK, PlantedConfig, PlantedSpeech, planted_speech
 from sae_lens_audio.benchmark.planted_quality import planted_quality
 from sae_lens_audio.benchmark.planted_subjects import (
@@ -196,7 +196,7 @@ class _Roles:
         controls = [s.name for s in subjects if s.kind == "control" and not s.name.endswith(SHIFTED)]
         return cls(subjects, settings, trajectories, controls)
 
-    def tests(self, metric: Metric) -> tuple[SeedTest, TrendTest]:
+    def tests(self, metric: BenchmarkMetric) -> tuple[SeedTest, TrendTest]:
         values = {s.name: _value(s.scores[metric.name]) for s in self.subjects if metric.name in s.scores}
         settings = {key: [values[n] for n in group if n in values] for key, group in self.settings.items()}
         seeded = seed_test(settings, [values[n] for n in self.controls if n in values], metric.better)

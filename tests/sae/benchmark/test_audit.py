@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from hooked_whisper.errors import ArgumentError, CheckpointError
 from hooked_whisper.findings.core.finding import Estimate
-from sae_lens_audio.benchmark import Benchmark, BenchmarkData, Metric, Score, ScoreStore, Subject, SubjectScores
+from sae_lens_audio.benchmark import (
+    Benchmark,
+    BenchmarkData,
+    BenchmarkMetric,
+    Score,
+    ScoreStore,
+    Subject,
+    SubjectScores,
+)
 from sae_lens_audio.benchmark.audit import Audit, load_audit
 from sae_lens_audio.benchmark.audit.__main__ import main
 from sae_lens_audio.benchmark.audit.lenses import (
@@ -35,10 +43,10 @@ PANEL = PlantedPanel(
     PlantedTraining(widths=(1.0, 2.0), k=(8,), seeds=(0, 1, 2), shares=(1 / 4, 1.0), steps=60, batch=64),
 )
 RIGHT, INVERTED, DRAWN, LEVEL = (
-    Metric("right", "right", "higher", "share", ""),
-    Metric("inverted", "inverted", "lower", "share", ""),
-    Metric("drawn", "drawn", "higher", "share", ""),
-    Metric("level", "level", "neither", "share", ""),
+    BenchmarkMetric("right", "right", "higher", "share", ""),
+    BenchmarkMetric("inverted", "inverted", "lower", "share", ""),
+    BenchmarkMetric("drawn", "drawn", "higher", "share", ""),
+    BenchmarkMetric("level", "level", "neither", "share", ""),
 )
 
 
