@@ -42,7 +42,7 @@ SHIPPED: Mapping[str, Sequence[str]] = {
         "encoder.blocks.3/tied-200",
         "encoder.blocks.3/topk-x2",
     ),
-    "base": ("encoder.blocks.3/tied-200", "encoder.blocks.4/tied-200"),
+    "base": ("encoder.blocks.4/tied-200", "encoder.blocks.5/tied-200"),
 }
 VOICES = "voices"  # key of the scores on packaged neural speech
 

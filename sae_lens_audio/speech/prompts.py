@@ -41,7 +41,7 @@ class DebianPackage:
         return f"{self.name}_{self.version}_all.deb"
 
 
-def prompt_packages(languages: Sequence[PromptLanguage] = PROMPT_LANGUAGES) -> list[DebianPackage]:
+def prompt_packages(languages: Sequence[str] = PROMPT_LANGUAGES) -> list[DebianPackage]:
     """Return the packages of some languages: sounds and texts of each.
 
     Raises:
