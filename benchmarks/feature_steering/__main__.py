@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hook", default="encoder.blocks.2", help="residual stream after a block of the encoder")
     parser.add_argument("--audio", type=Path, help="measure on this corpus with words and phones too, such as TIMIT")
     parser.add_argument("--per-clip", type=int, default=2, help="words of one clip (default: 2)")
-    parser.add_argument("--clips", type=int, help="only the first clips of each corpus, for a trial")
+    parser.add_argument("--clips", type=int, help="about so many clips of each corpus, evenly spaced (default: all)")
     parser.add_argument("--split", default="held-out", choices=("held-out", "train"), help="of the packaged speech")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "feature_steering", help="finished clips")
     parser.add_argument("--out", type=Path, default=OUT, help="JSON file (default: docs/data/feature_steering.json)")
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     folder = parsed.work / hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    phones = _phone_latents(model, sae, parsed.hook, folder)
+    phones = _phone_latents(model, sae, parsed.hook, parsed.work / f"phones-{parsed.model}-{parsed.hook}-{digest}.pt")
     experiment = Experiment(model, sae, parsed.hook, phones, Neighbors(model))
     results = {
         name: list(_records(experiment, corpus, folder / f"{name}.jsonl", name, parsed.per_clip))
@@ -143,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     report = {
         **config,
+        "clips": parsed.clips,
         "edits": list(EDITS),
         "corpora": {name: summarize(records) for name, records in results.items() if records},
         "examples": {name: _examples(records) for name, records in results.items()},
@@ -162,8 +163,7 @@ def _sae_name(parsed: argparse.Namespace) -> str:
     return "/".join(path.parts[-2:]) if path.exists() else parsed.sae
 
 
-def _phone_latents(model: HookedWhisper, sae: SAE, hook: str, folder: Path) -> PhoneLatents:
-    path = folder / "phones.pt"
+def _phone_latents(model: HookedWhisper, sae: SAE, hook: str, path: Path) -> PhoneLatents:
     if path.exists():
         return PhoneLatents(**torch.load(path, map_location=model.device))
     recordings = packaged_speech("prose", split="train")
