@@ -18,8 +18,8 @@ from benchmarks.feature_steering.cases import Case
 from benchmarks.feature_steering.phone_latents import PhoneLatents
 from sae_lens_audio.architectures import SAE
 
-# Fixed by a trial on 20 words of packaged voices of the training split. Pushing 8 latents wrote about as many other words
-# as pushing 32, but erasing 8 changed hardly any word. A margin of 3 positions did more than one of 2.
+# Fixed by a trial on 20 words of packaged voices of the training split. Pushing 8 latents wrote about as many other
+# words as pushing 32, but erasing 8 changed hardly any word. A margin of 3 positions did more than one of 2.
 GROUP = 32  # latents of a phone that are changed together
 PUSH = 1.5  # times the mean activation during the pushed phone
 MARGIN = 3  # positions (20 ms) to either side of the phone
