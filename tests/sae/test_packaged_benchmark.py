@@ -8,14 +8,14 @@ import pytest
 
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio import Metadata, TopK, TopKConfig, load_sae, save_sae
-from sae_lens_audio.benchmark.metric import Metric, Score
+from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores
 from sae_lens_audio.pretrained.benchmark_scores import store_benchmark_scores, without_folders
 from sae_lens_audio.pretrained.cards import cards_of
 from sae_lens_audio.pretrained.catalog import real_saes
 
 HOOK = "encoder.blocks.2.hook_resid_post"
-METRICS = tuple(Metric(name, f"the {name}", "higher", "share", "") for name in ("f1", "recall", "rejected"))
+METRICS = tuple(BenchmarkMetric(name, f"the {name}", "higher", "share", "") for name in ("f1", "recall", "rejected"))
 SCORES = {
     "f1": Score(Estimate(0.25, 0.2, 0.3)),
     "recall": Score(Estimate(0.5)),
