@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from docs.tools.replication_tables import numbers_table, verdicts_table
 from docs.tools.sae_speech_tables import sae_speech_table
+from docs.tools.sae_tables import audit_table, benchmark_table, training_table
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
 from hooked_whisper.findings.core.serialization import load_findings
@@ -103,12 +104,60 @@ def _rate(estimate: Mapping[str, float]) -> str:
     return f"{estimate['wer']:.1f} % [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 
+_STEERING = {"foil": 100, "changed": 100, "logprob": 1, "others_changed": 100}  # columns and their factors
+
+
+def steering_table(path: Path) -> str:
+    """Return a table of what erasing and pushing features does to words, by corpus and edit."""
+    rows = []
+    for corpus, result in json.loads(path.read_text(encoding="utf-8"))["corpora"].items():
+        name = f"{corpus}: {result['cases']} words, {result['clips']} clips, {result['speakers']} speakers"
+        for edit, measures in result["estimates"].items():
+            cells = [_with_interval(measures[measure], factor) for measure, factor in _STEERING.items()]
+            rows.append((name, edit, *cells))
+            name = ""
+    columns = (
+        "speech",
+        "edit",
+        "other word written, %",
+        "word changed, %",
+        "log-probability, nats",
+        "others changed, %",
+    )
+    return table(columns, rows).strip()
+
+
+def steering_verdict_table(path: Path) -> str:
+    """Return a table of the criteria that were fixed before the measurement."""
+    rows = []
+    for corpus, result in json.loads(path.read_text(encoding="utf-8"))["corpora"].items():
+        for criterion in result["criteria"]:
+            direction = "at least" if "at least" in criterion else "at most"
+            factor = 1 if "nats" in criterion["name"] else 100
+            unit = "" if factor == 1 else " %"
+            threshold = f"{direction} {format_number(factor * criterion[direction])}{unit}"
+            cell = _with_interval(criterion["estimate"], factor)
+            rows.append((corpus, criterion["name"], cell + unit, threshold, "yes" if criterion["met"] else "no"))
+    return table(("speech", "criterion", "95 % interval", "needs", "met"), rows).strip()
+
+
+def _with_interval(row: Sequence[float], factor: int) -> str:
+    value, low, high = (factor * number for number in row)
+    digits = 2 if factor == 1 else 0
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 KINDS: dict[str, Callable[[Path], str]] = {
     "speech": speech_table,
+    "steering": steering_table,
+    "steering-verdict": steering_verdict_table,
     "organism": organism_table,
     "verdicts": verdicts_table,
     "numbers": numbers_table,
     "sae-speech": sae_speech_table,
+    "sae-training": training_table,
+    "sae-bench": benchmark_table,
+    "sae-audit": audit_table,
 }
 
 

@@ -1,14 +1,22 @@
-"""Tables about SAEs of real Whisper, from the files that the benchmark and its audit wrote."""
+"""Tables about SAEs of real Whisper, from the files that training, the benchmark and its audit wrote.
+
+``python -m docs.tools.sae_tables RUNS`` writes ``docs/data/sae_training.json`` from the folders of
+``python -m sae_lens_audio.pretrained``.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 from benchmarks.bench.markdown import table
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.audit import load_audit
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores, load_benchmark
 
+TRAINING = Path(__file__).resolve().parents[1] / "data" / "sae_training.json"
 MARKS = {"fails": " (fails)", "weak": " (weak)"}
 
 
@@ -39,6 +47,44 @@ def audit_table(path: Path) -> str:
     return table(("metric", "verdict", "other seeds", "planted features", "early and late"), rows).strip()
 
 
+def write_training(runs: Path, file: Path = TRAINING) -> None:
+    """Write size, cost and held-out scores of every finished run."""
+    rows = []
+    for path in sorted(runs.glob("*/*/sae/cfg.json")):
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        rows.append(
+            {
+                "model": path.parents[2].name,
+                "name": path.parents[1].name,
+                **metadata["held_out"],
+                "trained_rows": metadata["trained_rows"],
+                "seconds": metadata["seconds"],
+                "machine": metadata["machine"],
+                "hours": sum(metadata["speech_hours"].values()),
+            }
+        )
+    write_atomic(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
+
+
+def training_table(path: Path) -> str:
+    """Return a table of what was trained: rows, time, and scores on held-out training speech."""
+    rows = [
+        (
+            row["model"],
+            row["name"],
+            f"{row['hours']:.1f}",
+            f"{row['trained_rows'] / 1e6:.1f} M",
+            f"{row['seconds']:.0f} s",
+            f"{row['explained_variance']:.3f}",
+            f"{row['l0']:.0f}",
+            f"{row['dead']:.1%}",
+        )
+        for row in json.loads(path.read_text(encoding="utf-8"))
+    ]
+    head = ("model", "SAE", "hours of speech", "rows", "time, 1 thread", "explained variance", "L0", "dead")
+    return table(head, rows).strip()
+
+
 def shown_name(subject: SubjectScores) -> str:
     """Return the name without the folder of the run, in italics for controls."""
     name = subject.name.replace("/sae", "")
@@ -65,3 +111,14 @@ def _below(benchmark: Benchmark) -> str:
     """Return what the numbers are of."""
     counts = ", ".join(f"{benchmark.inputs[key]} {key}" for key in ("clips", "speakers", "positions", "phones"))
     return f"{benchmark.model}, `{benchmark.hook}`: {counts}."
+
+
+def main() -> None:
+    """Write ``sae_training.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, metavar="RUNS")
+    write_training(parser.parse_args().runs)
+
+
+if __name__ == "__main__":
+    main()
