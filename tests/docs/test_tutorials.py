@@ -26,8 +26,8 @@ def both(script: Path) -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
     return jupytext.read(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
 
 
-def test_there_are_nine_tutorials() -> None:
-    assert [script.name[:2] for script in SCRIPTS] == [f"{i:02}" for i in range(1, 10)]
+def test_there_are_ten_tutorials() -> None:
+    assert [script.name[:2] for script in SCRIPTS] == [f"{i:02}" for i in range(1, 11)]
     assert {n.stem for n in FOLDER.glob("*.ipynb")} == {s.stem for s in SCRIPTS}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"({script.stem}.ipynb)" in readme for script in SCRIPTS)
