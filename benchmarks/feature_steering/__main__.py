@@ -28,6 +28,7 @@ from benchmarks.feature_steering.phone_latents import PhoneLatents
 from hooked_whisper import HookedWhisper
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora import Recording, cmu_dictionary, open_corpus, packaged_speech
+from hooked_whisper.corpora.packaged import SpeechKind
 from hooked_whisper.interventions import clean_transcripts
 from sae_lens_audio.architectures import SAE
 from sae_lens_audio.evals import labeled_clips
@@ -35,7 +36,7 @@ from sae_lens_audio.releases import load_named
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs" / "data" / "feature_steering.json"
-SPEECH = ("prose", "fragment", "semantic")
+SPEECH: tuple[SpeechKind, ...] = ("prose", "fragment", "semantic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Experiment:
     def measure(self, recording: Recording, per_clip: int) -> list[dict[str, Any]]:
         """Return the cases of one recording with the outcomes of every edit."""
         model, alignment = self.model, recording.alignment()
-        if alignment.duration > model.time.duration:
+        if alignment is None or alignment.duration > model.time.duration:
             return []
         encoder_out, resid = self._encode(model.to_mel([recording.audio()]))
         clean = clean_transcripts(model, encoder_out, alignments=[alignment])

@@ -71,7 +71,7 @@ def estimate(values: Float[np.ndarray, "case"], units: Sequence[str], seed: int 
     return Estimate.of(float(values.mean()), samples)
 
 
-def criteria(estimates: Mapping[str, Any], beyond: Mapping[str, Any]) -> list[dict[str, Any]]:
+def criteria(estimates: Mapping[Edit, Any], beyond: Mapping[Edit, Any]) -> list[dict[str, Any]]:
     """Return each threshold with the estimate that it is compared with: of the strongest control for differences."""
     push = min(beyond["push"].items(), key=lambda item: item[1]["foil"][1])
     erase = max(beyond["erase"].items(), key=lambda item: item[1]["logprob"][2])

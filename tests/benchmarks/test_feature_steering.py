@@ -18,6 +18,7 @@ from benchmarks.feature_steering.outcomes import fate
 from benchmarks.feature_steering.phone_latents import NAMES, PhoneLatents
 from hooked_whisper import HookedWhisper
 from hooked_whisper.interventions import clean_transcripts
+from hooked_whisper.interventions.forced_text import Times
 from hooked_whisper.protocols import Alignment, Interval
 from sae_lens_audio import TopK, TopKConfig, ablate_latents, clamp_latents
 
@@ -133,7 +134,7 @@ def test_cases_take_correct_words_and_a_span_without_the_phones(english: HookedW
     logprobs = torch.full((len(ids), english.tokenizer.eot), -10.0)
     neighbors = Neighbors(english)
     logprobs[1, neighbors.tokens["sheet"]] = -1.0
-    times = [(word.start, word.end) for word in words]
+    times: Times = [(word.start, word.end) for word in words]
     cases = cases_of_clip(english, neighbors, alignment, "The seat was", ids, times, logprobs, 9, 2)
     (case,) = [case for case in cases if case.word == "seat"]
     assert (case.word, case.foil, case.phone, case.other, case.written, case.token) == (
