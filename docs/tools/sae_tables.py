@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from benchmarks.bench.markdown import table
@@ -17,22 +18,24 @@ from sae_lens_audio.benchmark.audit import load_audit
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores, load_benchmark
 
 TRAINING = Path(__file__).resolve().parents[1] / "data" / "sae_training.json"
+SHOWN = (
+    "l0", "explained_variance", "cross_entropy_recovered", "wer_change", "phone_f1", "phone_probe_k1",
+    "phone_probe_k16", "speaker_probe_k16", "erasure_k5",
+)  # fmt: skip
 MARKS = {"fails": " (fails)", "weak": " (weak)"}
 
 
 def benchmark_table(path: Path) -> str:
-    """Return a table of a benchmark: a row per SAE or control, a column per metric that the audit does not reject."""
+    """Return a table of a benchmark: a row per SAE or control, a column per metric of :data:`SHOWN`. The file has the
+    others, and the early checkpoints."""
     benchmark = load_benchmark(path)
-    metrics = [
-        metric
-        for metric in benchmark.metrics
-        if benchmark.verdicts.get(metric.name) != "fails" and metric.name not in ("latency", "recurring")
-    ]
+    by_name = {metric.name: metric for metric in benchmark.metrics}
+    metrics = [by_name[name] for name in SHOWN if benchmark.verdicts.get(name) != "fails"]
     head = ("", *(f"{metric.title}{MARKS.get(benchmark.verdicts.get(metric.name, ''), '')}" for metric in metrics))
     rows = [
         (shown_name(subject), *(_cell(subject, metric.name) for metric in metrics))
         for subject in benchmark.subjects
-        if subject.kind != "seeds"
+        if subject.kind != "seeds" and "/at-" not in subject.name
     ]
     return table(head, rows).strip() + "\n\n" + _below(benchmark)
 
@@ -86,8 +89,8 @@ def training_table(path: Path) -> str:
 
 
 def shown_name(subject: SubjectScores) -> str:
-    """Return the name without the folder of the run, in italics for controls."""
-    name = subject.name.replace("/sae", "")
+    """Return the name without block and folder of the run, in italics for controls."""
+    name = re.sub(r"encoder\.blocks\.\d+-|/sae", "", subject.name)
     return f"*{name}*" if subject.kind == "control" else name
 
 

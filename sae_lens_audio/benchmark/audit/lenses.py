@@ -127,7 +127,7 @@ def truth_test(
     sign = _sign(better)
     names = [name for name in quality if np.isfinite(scores.get(name, np.nan))]
     if len(names) < 4:
-        return TruthTest("not tested", reason="the score needs the real model: planted activations have none")
+        return TruthTest("not tested", reason="planted activations have no such score")
     correlation = sign * _spearman([scores[n] for n in names], [quality[n] for n in names])
     by_damage = {}
     for kind in dict.fromkeys(damage.values()):
