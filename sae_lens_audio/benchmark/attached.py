@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -72,7 +72,7 @@ def score_attached(
     return {name: _scores(scores, name, speaker, seed) for name in (*(s.name for s in subjects), MEAN, ZERO)}
 
 
-def _scores(scores: AttachedScores, name: str, speaker: np.ndarray, seed: int) -> Mapping[str, Score]:
+def _scores(scores: AttachedScores, name: str, speaker: np.ndarray, seed: int) -> dict[str, Score]:
     by_clip = np.stack([_columns(scores.conditions[c]) for c in (CLEAN, name, ZERO, MEAN)], axis=1)
     counted = np.zeros((int(speaker.max()) + 1, 4, 5))
     sizes = np.broadcast_to(np.stack([scores.words, scores.tokens], 1)[:, None], (len(speaker), 4, 2))

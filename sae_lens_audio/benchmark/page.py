@@ -103,9 +103,9 @@ def _cell(subject: SubjectScores, metric: BenchmarkMetric, benchmark: Benchmark)
     score = subject.scores.get(metric.name)
     if score is None or score.estimate.value is None:
         return ScoreCell("", "", None, False)
-    estimate = score.estimate
-    best = subject.kind == "SAE" and estimate.value == _best(metric, benchmark.subjects)
-    return ScoreCell(_short(estimate.value), _interval(estimate), float(estimate.value), best)
+    value = float(score.estimate.value)
+    best = subject.kind == "SAE" and value == _best(metric, benchmark.subjects)
+    return ScoreCell(_short(value), _interval(score.estimate), value, best)
 
 
 def _best(metric: BenchmarkMetric, subjects: Sequence[SubjectScores]) -> float | None:

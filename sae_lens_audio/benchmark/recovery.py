@@ -131,7 +131,7 @@ def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speak
     n_latents = len(block.signed) // block.signs
     counted = np.zeros((len(data.speakers), n_latents, 3), dtype=np.int64)
     every = np.arange(len(block.signed))
-    alive = block.alive.reshape(block.signs, n_latents).any(0)
+    alive = np.asarray(block.alive.reshape(block.signs, n_latents).any(0))
     for fold in range(data.n_folds):
         f1 = threshold_f1(block.others(fold))
         flat = f1.reshape(len(every), -1).argmax(1)
@@ -177,8 +177,8 @@ def _ranked(
         bins = np.where(values > 0, (values[:, :, None] < edges).sum(2), BINS)
         said = data.phone[rows, None] == np.arange(n_phones)
         speaker, phone = np.broadcast_arrays(data.speaker[rows, None], np.arange(n_phones))
-        np.add.at(counted, (speaker, 1, phone, bins), 1)
-        np.add.at(counted, (speaker[said], 0, phone[said], bins[said]), 1)
+        np.add.at(counted[:, 1], (speaker, phone, bins), 1)
+        np.add.at(counted[:, 0], (speaker[said], phone[said], bins[said]), 1)
     return counted
 
 

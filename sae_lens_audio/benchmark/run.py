@@ -16,7 +16,7 @@ from hooked_whisper.errors import ArgumentError, CheckpointError
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.findings.core.packing import SPARE
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.architectures import SAE
+from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.benchmark import attached
 from sae_lens_audio.benchmark.audit import packaged_audit
 from sae_lens_audio.benchmark.data import MIN_TOKENS, BenchmarkData, benchmark_data
@@ -109,7 +109,7 @@ def score_subject(
 
 def run_benchmark(
     model: HookedWhisper,
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, SAE | NormalizedSAE],
     hook: str,
     clips: Sequence[Clip],
     fitted: Mapping[str, Float[Tensor, "_ _"]],
@@ -202,7 +202,7 @@ def all_metrics() -> tuple[BenchmarkMetric, ...]:
 
 
 def _subjects(
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, SAE | NormalizedSAE],
     data: BenchmarkData,
     points: BenchmarkPoints,
     facts: Mapping[str, Mapping[str, Any]],
@@ -262,7 +262,7 @@ def _attached(name: str) -> str:
     return f"{name} (attached)"
 
 
-def _recurring(saes: Mapping[str, SAE], data: BenchmarkData, seed: int) -> SubjectScores:
+def _recurring(saes: Mapping[str, SAE | NormalizedSAE], data: BenchmarkData, seed: int) -> SubjectScores:
     x = data.at(data.hook)
     alive = {
         name: (Subject(name, "SAE", sae, data.hook, {}).encode(x) != 0).any(0).numpy() for name, sae in saes.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import check_option
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio.architectures import SAE, DecodableBasis
+from sae_lens_audio.architectures import SAE, DecodableBasis, NormalizedSAE
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases
 
 Kind = Literal["SAE", "checkpoint", "control"]
@@ -47,7 +47,7 @@ class Subject:
     @property
     def sparse(self) -> bool:
         """Whether it has few active latents by construction, as an SAE or a basis with its k largest coefficients."""
-        return isinstance(self.basis, SAE | KLargest)
+        return isinstance(self.basis, SAE | NormalizedSAE | KLargest)
 
     @property
     def decodes(self) -> bool:

@@ -90,7 +90,8 @@ class Selectivity(Tabular):
 
     def without_tables(self) -> Selectivity:
         """Copy without the scores of every label, which take most of the memory."""
-        return replace(self, **dict.fromkeys(_BY_LABEL, np.zeros((len(self.best), 0))))
+        empty: dict[str, Any] = dict.fromkeys(_BY_LABEL, np.zeros((len(self.best), 0)))
+        return replace(self, **empty)
 
     @staticmethod
     def joined(parts: Sequence[Selectivity]) -> Selectivity:
