@@ -131,7 +131,7 @@ def test_without_a_benchmark_seeds_and_checkpoints_are_planted() -> None:
 def test_a_metric_of_the_real_model_has_no_truth() -> None:
     """Scores that planted activations cannot have are tested on seeds and checkpoints, and the reason is given."""
     test = truth_test({}, {"a": 1.0, "b": 0.5}, {"a": "true", "b": "mixed"}, "higher", "true")
-    assert test.verdict == "not tested" and "real model" in test.reason
+    assert test.verdict == "not tested" and "no such score" in test.reason
 
 
 def test_unknown_seeds_and_metrics_are_refused(audit: Audit) -> None:
