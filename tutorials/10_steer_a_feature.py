@@ -336,7 +336,7 @@ print(f"\nother word written, of {len(utterances)}: {changed}")
 # changed. Erasing changed 13 % of the words (random latents: 3 %) and missed the criterion that was set beforehand. Adding the
 # difference of the phones' mean activations, without any SAE, wrote 54 %: these latents are a handle, but not all that the model
 # knows of a phone. On 171 words of 10 people it is harder: 19 % by pushing, 1 % by random latents, 33 % by the difference of
-# means, and pushing changed 6 % of the other words. [Edit features](../docs/howto/dictionaries.md#edit-features) has the table,
+# means, and pushing changed 6 % of the other words. The how-to page on sparse autoencoders has the table,
 # and `python -m benchmarks.feature_steering` measures it again.
 #
 # ## Exercises
