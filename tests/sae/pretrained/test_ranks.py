@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sae_lens_audio import load_sae
@@ -17,6 +18,7 @@ from tests.corpora.sounds import write_noise
 NAME = "demo/encoder.blocks.1-topk-x2"
 
 
+@pytest.mark.slow  # the trainer itself is tested with two processes in tests/sae/training/test_ranks.py
 def test_two_processes_train_the_same_sae_as_one(tmp_path: Path) -> None:
     speech = tmp_path / "speech"
     speakers = ("human-a", "flite-b", "kokoro-c")
