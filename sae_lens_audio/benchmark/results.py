@@ -20,10 +20,7 @@ from sae_lens_audio.evals.serialization import plain, to_text
 FORMAT = "sae_lens_audio/benchmark/1"
 FILE = "bench.json"
 KINDS = ("SAE", "checkpoint", "control", "seeds")
-_SHOWN = (
-    "l0", "explained_variance", "cross_entropy_recovered", "phone_f1", "phone_ap", "phone_probe_k1", "phone_probe_k5",
-    "erasure_k5",
-)  # fmt: skip
+_SHOWN = ("l0", "explained_variance", "kl", "phone_f1", "phone_probe_k16", "erasure_k5")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,19 +92,23 @@ class Benchmark(Tabular):
     def summary(self) -> Summary:
         where = self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
         rows = self.to_rows()
-        shown = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
+        shown = [
+            name
+            for name in _SHOWN
+            if self.verdicts.get(name) != "fails" and any(row.get(name) is not None for row in rows)
+        ]
         titles = {metric.name: metric.title for metric in self.metrics}
         failing = [titles[name] for name, verdict in self.verdicts.items() if verdict == "fails" and name in titles]
         notes = [", ".join(f"{name} {value}" for name, value in self.inputs.items() if isinstance(value, int))]
         if failing:
-            notes.append(f"the audit rejects: {', '.join(failing)}")
+            notes.append(f"the audit rejects: {', '.join(failing)}; *: passes only parts of it")
         cells = tuple((row["name"], *(row.get(name) for name in shown)) for row in rows)
-        columns = ("name", *(self._head(name, titles[name]) for name in shown))
+        columns = ("name", *(self._head(name) for name in shown))
         return Summary(f"Benchmark: {self.model}, {where}", (*notes, *self.notes), columns, cells)
 
-    def _head(self, name: str, title: str) -> str:
-        """Return the head of a column, with the mark of a metric that the audit does not let pass."""
-        return title + {"fails": " (fails audit)", "weak": " (weak)"}.get(self.verdicts.get(name, ""), "")
+    def _head(self, name: str) -> str:
+        """Return the head of a column, with a star for a metric that passes only parts of the audit."""
+        return name + ("*" if self.verdicts.get(name) == "weak" else "")
 
     def plot(self, *, backend: Backend = "matplotlib") -> Any:
         """Draw explained variance against the number of latents kept at each position, a line per subject.

@@ -50,7 +50,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fit-audio", metavar="PLACE",
-        help="recordings to fit means and principal directions on (default: the packaged training voices)",
+        help="recordings to fit means and principal directions on (default: packaged speech by training voices)",
     )  # fmt: skip
     parser.add_argument(
         "--seeds", nargs="+", default=[], metavar="SAE", help="those of the SAEs that differ only in their seed"
@@ -69,7 +69,7 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
     named = model_of(parsed, saes)
     hooks = hooks_of(parsed, saes, named.shapes, parsed.hook_out)
     check_language(named.shapes, parsed.language)
-    corpus, described = corpus_of(parsed)
+    corpus, described = _scored(parsed)
     fitted = _fitted(parsed)
 
     from tqdm import tqdm
@@ -140,12 +140,28 @@ def _named(seeds: Sequence[str], folders: Sequence[str], saes: Mapping[str, Load
     return tuple(by_folder.get(seed, seed) for seed in seeds)
 
 
+def _scored(parsed: argparse.Namespace) -> tuple[Sequence[Recording], str]:
+    """Return the recordings of ``--audio``; without it sentences by held-out voices, packaged or of the demo model."""
+    from hooked_whisper.corpora.packaged import packaged_speech
+    from hooked_whisper.findings.core.sources import synthetic_corpus_of
+
+    if parsed.audio or synthetic_corpus_of(parsed.model) is not None:
+        return corpus_of(parsed)
+    corpus = packaged_speech("prose", split="held-out")
+    return corpus, f"{len(corpus)} packaged recordings by held-out voices"
+
+
 def _fitted(parsed: argparse.Namespace) -> Sequence[Recording]:
+    """Return the recordings of ``--fit-audio``; without it speech by training voices, packaged or of the demo model."""
+    from hooked_whisper.corpora.packaged import packaged_speech
+    from hooked_whisper.findings.core.sources import synthetic_corpus_of
+
     if parsed.fit_audio:
         fit_arguments = argparse.Namespace(**vars(parsed) | {"audio": parsed.fit_audio, "alignments": None})
         return corpus_of(fit_arguments)[0]
-    from hooked_whisper.corpora.packaged import packaged_speech
-
+    if not parsed.audio and synthetic_corpus_of(parsed.model) is not None:
+        changed = {"sentences": FITTED, "speakers": "train", "seed": parsed.seed + 1}
+        return corpus_of(argparse.Namespace(**vars(parsed) | changed))[0]
     return packaged_speech(split="train")
 
 

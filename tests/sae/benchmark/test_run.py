@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sae_lens_audio.benchmark import (
 )
 from sae_lens_audio.benchmark.page import render_page
 from sae_lens_audio.benchmark.run import all_metrics
+from sae_lens_audio.cli import bench
 from sae_lens_audio.evals.rows import gather_rows
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, tones
@@ -162,3 +164,12 @@ def test_command_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "out" / "bench.html").is_file()
     assert main([*arguments, "--out", str(tmp_path / "out"), "--seeds", "topk"]) == 2
     assert "two or more" in capsys.readouterr().err
+
+
+def test_packaged_held_out_voices_are_the_default() -> None:
+    """SAEs of real Whisper were trained on the other packaged voices, so those are only fitted on."""
+    parsed = Namespace(audio=None, fit_audio=None, model="tiny.en")
+    corpus, described = bench._scored(parsed)
+    fitted = bench._fitted(parsed)
+    assert "held-out" in described and all(recording.text for recording in corpus)
+    assert not {recording.speaker for recording in corpus} & {recording.speaker for recording in fitted}
