@@ -17,6 +17,7 @@ from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_
 from sae_lens_audio.benchmark.subjects import BLOCK_ROWS, Subject
 
 CURVE = (4, 8, 16, 32, 64, 128)
+POSITIONS, ACTIVE, ERROR, SPREAD, COSINES = range(5)  # columns of the sums
 _TIMED_ROWS, _REPEATS = 1500, 5  # a window of 30 s
 
 L0 = BenchmarkMetric("l0", "L0", "neither", "latents", "Latents that are not 0, mean over positions.")
@@ -59,35 +60,60 @@ class Fidelity:
     @torch.no_grad()
     def measure(self, subject: Subject, data: BenchmarkData) -> Mapping[str, Score]:
         x, target = data.at(subject.hook), data.at(subject.writes)
-        counted = _count(subject, x, target, data)
-
-        def ratio(sums: np.ndarray, above: int, below: int) -> np.ndarray:
-            return np.divide(sums[:, above], sums[:, below], out=np.full(len(sums), np.nan), where=sums[:, below] > 0)
-
-        explained = estimate_by_speaker(counted, lambda sums: 1 - ratio(sums, 2, 3))
+        mean = target.double().mean(0)
+        sizes = [k for k in self.curve if k <= subject.basis.n_features]
+        errors = dict.fromkeys(sizes, 0.0)
+        fired = torch.zeros(subject.basis.n_features, dtype=torch.bool)
+        parts = []
+        for rows, aim in zip(x.split(BLOCK_ROWS), target.double().split(BLOCK_ROWS), strict=True):
+            latents = subject.encode(rows)
+            fired |= (latents != 0).any(0)
+            parts.append(_by_row(latents, aim, subject.decode(latents, rows).double(), mean))
+            for k, sparse in _with_largest(latents, subject, sizes):
+                errors[k] += float((aim - subject.decode(sparse, rows).double()).square().sum())
+        by_row = torch.cat(parts).numpy()
+        counted = np.zeros((len(data.speakers), by_row.shape[1]))
+        np.add.at(counted, data.speaker, by_row)
+        spread = float(by_row[:, SPREAD].sum())
+        curve = {f"k={k}": 1 - error / spread for k, error in errors.items()} if spread else {}
         return {
-            L0.name: Score(estimate_by_speaker(counted, lambda sums: ratio(sums, 1, 0))),
-            DEAD.name: Score(Estimate(float((~_fired(subject, x)).mean()))),
-            EXPLAINED.name: Score(explained, self._curve(subject, x, target)),
-            COSINE.name: Score(estimate_by_speaker(counted, lambda sums: ratio(sums, 4, 0))),
+            L0.name: Score(estimate_by_speaker(counted, lambda sums: _ratio(sums, ACTIVE, POSITIONS))),
+            DEAD.name: Score(Estimate(float((~fired).float().mean()))),
+            EXPLAINED.name: Score(estimate_by_speaker(counted, lambda sums: 1 - _ratio(sums, ERROR, SPREAD)), curve),
+            COSINE.name: Score(estimate_by_speaker(counted, lambda sums: _ratio(sums, COSINES, POSITIONS))),
             LATENCY.name: Score(latency(subject, x)),
         }
 
-    def _curve(self, subject: Subject, x: Float[Tensor, "row d"], target: Float[Tensor, "row out"]) -> dict[str, float]:
-        """Return the explained variance with the k latents of each position that contribute most, by ``"k=4"``."""
-        mean = target.double().mean(0)
-        spread = float((target.double() - mean).square().sum())
-        norms = 1.0 if subject.directions is None else subject.directions.norm(dim=1)
-        sizes = [k for k in self.curve if k <= subject.basis.n_features]
-        errors = dict.fromkeys(sizes, 0.0)
-        for rows, aim in _blocks(x, target):
-            latents = subject.encode(rows)
-            order = (latents.abs() * norms).topk(max(sizes), dim=1)
-            for k in sizes:
-                index = order.indices[:, :k]
-                sparse = torch.zeros_like(latents).scatter(1, index, latents.gather(1, index))
-                errors[k] += float((aim.double() - subject.decode(sparse, rows).double()).square().sum())
-        return {f"k={k}": 1 - error / spread for k, error in errors.items()} if spread else {}
+
+def _by_row(
+    latents: Float[Tensor, "row n"], y: Float[Tensor, "row out"], y_hat: Float[Tensor, "row out"], mean: Tensor
+) -> Float[Tensor, "row 5"]:
+    """Return 1, the number of active latents, squared error, squared distance from the mean, and cosine of each row."""
+    columns = {
+        POSITIONS: torch.ones(len(y), dtype=torch.float64),
+        ACTIVE: (latents != 0).sum(1).double(),
+        ERROR: (y - y_hat).square().sum(1),
+        SPREAD: (y - mean).square().sum(1),
+        COSINES: torch.nn.functional.cosine_similarity(y, y_hat, dim=1),
+    }
+    return torch.stack([columns[i] for i in range(len(columns))], dim=1)
+
+
+def _with_largest(
+    latents: Float[Tensor, "row n"], subject: Subject, sizes: Sequence[int]
+) -> Iterator[tuple[int, Float[Tensor, "row n"]]]:
+    """Yield the latents with only the k of each position that contribute most, for each size k."""
+    if not sizes:
+        return
+    norms = 1.0 if subject.directions is None else subject.directions.norm(dim=1)
+    order = (latents.abs() * norms).topk(max(sizes), dim=1).indices
+    for k in sizes:
+        index = order[:, :k]
+        yield k, torch.zeros_like(latents).scatter(1, index, latents.gather(1, index))
+
+
+def _ratio(sums: Float[np.ndarray, "draw 5"], above: int, below: int) -> Float[np.ndarray, "draw"]:
+    return np.divide(sums[:, above], sums[:, below], out=np.full(len(sums), np.nan), where=sums[:, below] > 0)
 
 
 def latency(subject: Subject, x: Float[Tensor, "row d"]) -> Estimate:
@@ -100,41 +126,3 @@ def latency(subject: Subject, x: Float[Tensor, "row d"]) -> Estimate:
         seconds.append(1000 * (time.perf_counter() - began))
     measured = seconds[1:]  # the first run warms up
     return Estimate(float(np.median(measured)), min(measured), max(measured))
-
-
-def _count(
-    subject: Subject, x: Float[Tensor, "row d"], target: Float[Tensor, "row out"], data: BenchmarkData
-) -> Float[np.ndarray, "speaker 5"]:
-    """Return positions, active latents, squared error, squared distance from the mean, and cosines, by speaker."""
-    mean = target.double().mean(0)
-    parts = []
-    for rows, aim in _blocks(x, target):
-        latents = subject.encode(rows)
-        y, y_hat = aim.double(), subject.decode(latents, rows).double()
-        parts.append(
-            torch.stack(
-                [
-                    torch.ones(len(y), dtype=torch.float64),
-                    (latents != 0).sum(1).double(),
-                    (y - y_hat).square().sum(1),
-                    (y - mean).square().sum(1),
-                    torch.nn.functional.cosine_similarity(y, y_hat, dim=1),
-                ],
-                dim=1,
-            )
-        )
-    by_row = torch.cat(parts).numpy()
-    counted = np.zeros((len(data.speakers), by_row.shape[1]))
-    np.add.at(counted, data.speaker, by_row)
-    return counted
-
-
-def _fired(subject: Subject, x: Float[Tensor, "row d"]) -> np.ndarray:
-    fired = torch.zeros(subject.basis.n_features, dtype=torch.bool)
-    for rows in x.split(BLOCK_ROWS):
-        fired |= (subject.encode(rows) != 0).any(0)
-    return fired.numpy()
-
-
-def _blocks(x: Float[Tensor, "row d"], target: Float[Tensor, "row out"]) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(x.split(BLOCK_ROWS), target.split(BLOCK_ROWS), strict=True)

@@ -42,12 +42,6 @@ def precision_of(counts: Num[np.ndarray, "*draw 2 class rank"]) -> Float[np.ndar
     return average_precision(counts[..., 0, :, :], counts[..., 1, :, :])
 
 
-def prevalence_of(counts: Num[np.ndarray, "*draw 2 class rank"]) -> Float[np.ndarray, "*draw class"]:
-    """Return the average precision of a random order."""
-    sums = counts.sum(-1)
-    return np.divide(sums[..., 0, :], sums[..., 1, :], out=np.zeros(sums[..., 0, :].shape), where=sums[..., 1, :] > 0)
-
-
 def hit_counts(
     predicted: Bool[np.ndarray, "row *class"],
     truth: Bool[np.ndarray, "row *class"],

@@ -21,6 +21,7 @@ from sae_lens_audio.benchmark.binned import (
 )
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
+from sae_lens_audio.benchmark.probing_counts import by_phone, defined_mean, f1_of, hit_counts, precision_of
 from sae_lens_audio.benchmark.subjects import Subject
 
 COVERED_F1 = 0.5  # of a phone that a latent detects
@@ -76,14 +77,16 @@ class PhoneRecovery:
             best = [best_latents.updated(block, fold) for fold, best_latents in enumerate(best)]
             detected.append(_detected(block, data))
         hits, ranked = _hits(latents, best, data), _ranked(latents, best, data)
-        detectors = np.concatenate(detected, axis=1)
-        f1, ap = _f1(hits.sum(0)), average_precision(*ranked.sum(0))
+        detectors = np.concatenate(detected, axis=2)
+        f1, ap = f1_of(hits.sum(0)), precision_of(ranked.sum(0))
         return {
-            PHONE_F1.name: Score(estimate_by_speaker(hits, lambda sums: _mean(_f1(sums))), _by_phone(data, f1)),
-            PHONE_AP.name: Score(estimate_by_speaker(ranked, _mean_ap), _by_phone(data, ap)),
-            COVERAGE.name: Score(estimate_by_speaker(hits, lambda sums: _share_above(_f1(sums), COVERED_F1))),
+            PHONE_F1.name: Score(estimate_by_speaker(hits, lambda sums: defined_mean(f1_of(sums))), by_phone(data, f1)),
+            PHONE_AP.name: Score(
+                estimate_by_speaker(ranked, lambda sums: defined_mean(precision_of(sums))), by_phone(data, ap)
+            ),
+            COVERAGE.name: Score(estimate_by_speaker(hits, lambda sums: _share_above(f1_of(sums), COVERED_F1))),
             DETECTORS.name: Score(
-                estimate_by_speaker(detectors, lambda sums: _share_above(_f1(sums, alive=True), DETECTOR_F1))
+                estimate_by_speaker(detectors, lambda sums: _share_above(_detector_f1(sums), DETECTOR_F1))
             ),
         }
 
@@ -125,11 +128,11 @@ class _BestLatents:
         )
 
 
-def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speaker latent 3"]:
+def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speaker 3 latent"]:
     """Return true positives, predicted and said positions of each latent for its phone, by held-out speaker; all are 0
     for a latent that is never active. Phone, threshold and sign come from the other folds."""
-    n_latents = len(block.signed) // block.signs
-    counted = np.zeros((len(data.speakers), n_latents, 3), dtype=np.int64)
+    n_latents, n_speakers = len(block.signed) // block.signs, len(data.speakers)
+    counted = np.zeros((n_speakers, 3, n_latents), dtype=np.int64)
     every = np.arange(len(block.signed))
     alive = np.asarray(block.alive.reshape(block.signs, n_latents).any(0))
     for fold in range(data.n_folds):
@@ -142,24 +145,20 @@ def _detected(block: LatentBlock, data: BenchmarkData) -> Int[np.ndarray, "speak
         rows = np.flatnonzero(data.fold == fold)
         predicted = block.values[torch.from_numpy(rows)][:, torch.from_numpy(selected)].numpy() >= threshold
         said = data.phone[rows, None] == phone[selected]
-        of_speaker = (data.speaker[rows] == np.arange(len(data.speakers))[:, None]).astype(np.float32)
-        for k, mask in enumerate((predicted & said, predicted, said)):
-            counted[..., k] += np.rint(of_speaker @ mask.astype(np.float32)).astype(np.int64)
-    return np.where(alive[:, None], counted, 0)
+        counted += hit_counts(predicted, said, data.speaker[rows], n_speakers)
+    return np.where(alive, counted, 0)
 
 
 def _hits(
     latents: Float[Tensor, "row n"], best: list[_BestLatents], data: BenchmarkData
-) -> Int[np.ndarray, "speaker phone 3"]:
+) -> Int[np.ndarray, "speaker 3 phone"]:
     """Return true positives, predicted and said positions by held-out speaker."""
-    counted = np.zeros((len(data.speakers), len(data.phones), 3), dtype=np.int64)
+    said = data.phone[:, None] == np.arange(len(data.phones))
+    predicted = np.zeros_like(said)
     for fold, best_latents in enumerate(best):
         rows = np.flatnonzero(data.fold == fold)
-        said = data.phone[rows, None] == np.arange(len(data.phones))
-        predicted = of_signed(latents, rows, best_latents.latent) >= best_latents.threshold
-        for k, mask in enumerate((said & predicted, predicted, said)):
-            np.add.at(counted[..., k], data.speaker[rows], mask)
-    return counted
+        predicted[rows] = of_signed(latents, rows, best_latents.latent) >= best_latents.threshold
+    return hit_counts(predicted, said, data.speaker, len(data.speakers))
 
 
 def _ranked(
@@ -182,28 +181,12 @@ def _ranked(
     return counted
 
 
-def _f1(sums: Num[np.ndarray, "*more 3"], alive: bool = False) -> Float[np.ndarray, "*more"]:
-    """Return the F1 from true positives, predicted and said positions; NaN where nothing was said (with ``alive``:
-    where nothing was counted)."""
-    both = sums[..., 1] + sums[..., 2]
-    f1 = np.divide(2 * sums[..., 0], both, out=np.zeros(both.shape), where=both > 0)
-    return np.where((both if alive else sums[..., 2]) > 0, f1, np.nan)
-
-
-def _mean_ap(sums: Float[np.ndarray, "draw 2 phone bin"]) -> Float[np.ndarray, "draw"]:
-    return _mean(average_precision(sums[:, 0], sums[:, 1]))
+def _detector_f1(counts: Num[np.ndarray, "draw 3 latent"]) -> Float[np.ndarray, "draw latent"]:
+    """Return the F1 of each latent for its phone; NaN for a latent that is never active. A live latent whose phone the
+    drawn speakers do not say has 0."""
+    both = counts[:, 1] + counts[:, 2]
+    return np.divide(2 * counts[:, 0], both, out=np.full(both.shape, np.nan), where=both > 0)
 
 
 def _share_above(values: Float[np.ndarray, "draw n"], threshold: float) -> Float[np.ndarray, "draw"]:
-    return _mean(np.where(np.isfinite(values), values >= threshold, np.nan))
-
-
-def _mean(values: Float[np.ndarray, "draw n"]) -> Float[np.ndarray, "draw"]:
-    """Return the mean of the defined values; NaN without any."""
-    defined = np.isfinite(values)
-    n = defined.sum(-1)
-    return np.divide(np.where(defined, values, 0).sum(-1), n, out=np.full(n.shape, np.nan), where=n > 0)
-
-
-def _by_phone(data: BenchmarkData, values: Float[np.ndarray, "phone"]) -> dict[str, float]:
-    return {phone: float(value) for phone, value in zip(data.phones, values, strict=True) if np.isfinite(value)}
+    return defined_mean(np.where(np.isfinite(values), values >= threshold, np.nan))
