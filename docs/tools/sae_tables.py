@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from hooked_whisper._support.storage import write_atomic
-from hooked_whisper.findings.core.finding import Estimate
+from hooked_whisper.findings.core.finding import format_estimate
 from sae_lens_audio.benchmark.audit import load_audit
 from sae_lens_audio.benchmark.results import Benchmark, SubjectScores, load_benchmark
 
@@ -96,18 +96,7 @@ def shown_name(subject: SubjectScores) -> str:
 
 def _cell(subject: SubjectScores, metric: str) -> str:
     score = subject.scores.get(metric)
-    return "" if score is None else _text(score.estimate)
-
-
-def _text(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return ""
-    interval = "" if estimate.low is None else f" [{_number(estimate.low)}, {_number(estimate.high)}]"
-    return f"{_number(estimate.value)}{interval}"
-
-
-def _number(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return "" if score is None or score.estimate.value is None else format_estimate(score.estimate)
 
 
 def _below(benchmark: Benchmark) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import ArgumentError, CheckpointError, closest
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
-from sae_lens_audio.evals.serialization import plain, to_text
+from sae_lens_audio.evals.serialization import plain, read_scores, to_text
 
 FORMAT = "sae_lens_audio/benchmark/1"
 FILE = "bench.json"
@@ -144,14 +143,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         CheckpointError: the file does not exist, is not a benchmark, or is damaged.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}): give the folder of a benchmark") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): run the benchmark again") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CheckpointError(f"{file} is not a benchmark of this version ({FORMAT}): run the benchmark again")
+    data = read_scores(file, (FORMAT,), "a benchmark", "the folder of a benchmark", "run the benchmark")
     try:
         return Benchmark(
             data["model"],

@@ -18,7 +18,7 @@ from hooked_whisper.cli.corpus_arguments import (
 )
 from hooked_whisper.cli.model_arguments import check_language, load_model, not_negative, positive
 from hooked_whisper.cli.prepare import check_output
-from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
+from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of, speech_to_fit
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Clip, Recording
@@ -156,12 +156,8 @@ def _fitted(parsed: argparse.Namespace) -> Sequence[Recording]:
     from hooked_whisper.corpora.packaged import packaged_speech
     from hooked_whisper.findings.core.sources import synthetic_corpus_of
 
-    if parsed.fit_audio:
-        fit_arguments = argparse.Namespace(**vars(parsed) | {"audio": parsed.fit_audio, "alignments": None})
-        return corpus_of(fit_arguments)[0]
-    if not parsed.audio and synthetic_corpus_of(parsed.model) is not None:
-        changed = {"sentences": FITTED, "speakers": "train", "seed": parsed.seed + 1}
-        return corpus_of(argparse.Namespace(**vars(parsed) | changed))[0]
+    if parsed.fit_audio or (not parsed.audio and synthetic_corpus_of(parsed.model) is not None):
+        return speech_to_fit(parsed, FITTED)
     return packaged_speech(split="train")
 
 

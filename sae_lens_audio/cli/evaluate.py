@@ -17,7 +17,7 @@ from hooked_whisper.cli.corpus_arguments import (
 )
 from hooked_whisper.cli.model_arguments import check_language, load_model, not_negative, positive
 from hooked_whisper.cli.prepare import check_output
-from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
+from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of, speech_to_fit
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
@@ -160,12 +160,8 @@ def _corpora(parsed: argparse.Namespace) -> tuple[Sequence[Recording], Sequence[
     from hooked_whisper.errors import AudioError
 
     corpus, described = corpus_of(parsed)
-    if parsed.fit_audio:
-        fit_arguments = argparse.Namespace(**vars(parsed) | {"audio": parsed.fit_audio, "alignments": None})
-        return corpus, corpus_of(fit_arguments)[0], described
-    if not parsed.audio:
-        changed = {"sentences": parsed.fit, "speakers": "train", "seed": parsed.seed + 1}
-        return corpus, corpus_of(argparse.Namespace(**vars(parsed) | changed))[0], described
+    if parsed.fit_audio or not parsed.audio:
+        return corpus, speech_to_fit(parsed, parsed.fit), described
     try:
         train, test = split_by_speaker(corpus, _FIT_SHARE, parsed.seed)
     except AudioError as error:

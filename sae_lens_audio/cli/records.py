@@ -13,6 +13,7 @@ from hooked_whisper.cli.model_arguments import add_model
 from hooked_whisper.cli.prepare import NamedModel, find_model
 
 if TYPE_CHECKING:
+    from hooked_whisper.corpora import Recording
     from hooked_whisper.hooked import HookedWhisper
     from sae_lens_audio.formats import LoadedSAE
 
@@ -61,6 +62,16 @@ def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     if len(set(names)) < len(names):
         names = paths
     return {name: load_named(path) for name, path in zip(names, paths, strict=True)}
+
+
+def speech_to_fit(parsed: argparse.Namespace, sentences: int) -> list[Recording]:
+    """Return the recordings of ``--fit-audio``; without it other sentences of the demo model by training voices."""
+    from hooked_whisper.cli.corpus_arguments import corpus_of
+
+    changed: dict[str, object] = {"audio": parsed.fit_audio, "alignments": None}
+    if not parsed.fit_audio:
+        changed = {"sentences": sentences, "speakers": "train", "seed": parsed.seed + 1}
+    return corpus_of(argparse.Namespace(**vars(parsed) | changed))[0]
 
 
 def _short_name(path: Path) -> str:

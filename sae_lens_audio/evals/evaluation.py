@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,10 @@ from sae_lens_audio.evals.attached import CLEAN, MEAN, MEASURES, ZERO, AttachedS
 from sae_lens_audio.evals.decoder_rows import Duplicates
 from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
-from sae_lens_audio.evals.serialization import plain, restored, to_text
+from sae_lens_audio.evals.serialization import plain, read_scores, restored, to_text
 from sae_lens_audio.evals.stability import Match, Stability
 
-FORMAT = "sae_lens_audio/evaluation/2"
+FORMAT, FORMAT_1 = "sae_lens_audio/evaluation/2", "sae_lens_audio/evaluation/1"
 _KEYS_OF_1 = {"spliced": "attached", "dictionaries": "saes", "normalised_mse": "normalized_mse"}  # in version 1
 SCORES, SHEET = "scores.json", "scores.png"
 
@@ -186,16 +185,9 @@ def load_evaluation(path: str | Path) -> Evaluation:
         CheckpointError: the file does not exist, is not an evaluation, or is damaged.
     """
     file = Path(path) / SCORES if Path(path).is_dir() else Path(path)
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}): give the folder of an evaluation") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): evaluate again") from error
-    if isinstance(data, dict) and data.get("format") == FORMAT.replace("/2", "/1"):
+    data = read_scores(file, (FORMAT, FORMAT_1), "an evaluation", "the folder of an evaluation", "evaluate")
+    if data["format"] == FORMAT_1:
         data = _from_version_1(data)
-    elif not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CheckpointError(f"{file} is not an evaluation of this version ({FORMAT}): evaluate again")
 
     def each(key: str, cls: type) -> dict[str, Any]:
         part = data.get(key)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,6 +52,27 @@ def to_text(data: Mapping[str, Any]) -> str:
         else:
             lines.append(f" {dumped(key)}: {dumped(value)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_scores(file: Path, formats: Sequence[str], what: str, give: str, again: str) -> dict[str, Any]:
+    """Read the JSON object of a file of scores.
+
+    Args:
+        formats: those that are readable; the first is the one of this version.
+        what: ``"a benchmark"``, for messages. give: ``"the folder of a benchmark"``. again: ``"run the benchmark"``.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not JSON, or has another format.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): give {give}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON ({error}): {again} again") from error
+    if not isinstance(data, dict) or data.get("format") not in formats:
+        raise CheckpointError(f"{file} is not {what} of this version ({formats[0]}): {again} again")
+    return data
 
 
 def restored(cls: type[T], data: Any, source: object, **nested: Any) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from hooked_whisper._support.showing import Showing, Summary, Tabular
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import ArgumentError, CheckpointError, closest
 from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, TruthTest, Verdict, overall
-from sae_lens_audio.evals.serialization import plain, to_text
+from sae_lens_audio.evals.serialization import plain, read_scores, to_text
 
 FORMAT = "sae_lens_audio/audit/1"
 PACKAGED = Path(__file__).parents[1] / "audit.json"
@@ -122,14 +121,7 @@ def load_audit(path: str | Path) -> Audit:
         CheckpointError: the file does not exist, is not an audit, or is damaged.
     """
     file = Path(path)
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}): give the file of an audit") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): audit again") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CheckpointError(f"{file} is not an audit of this version ({FORMAT}): audit again")
+    data = read_scores(file, (FORMAT,), "an audit", "the file of an audit", "audit")
     try:
         metrics = {
             name: MetricAudit(
