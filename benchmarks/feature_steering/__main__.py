@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -166,10 +167,12 @@ def _sae_name(parsed: argparse.Namespace) -> str:
 
 def _phone_latents(model: HookedWhisper, sae: SAE, hook: str, path: Path) -> PhoneLatents:
     if path.exists():
-        return PhoneLatents(**torch.load(path, map_location=model.device))
+        return PhoneLatents(**torch.load(path, map_location=model.device, weights_only=True))
     recordings = packaged_speech("prose", split="train")
     phones = PhoneLatents.learned(model, sae, hook, labeled_clips(model, recordings, len(recordings)).clips)
-    torch.save(vars(phones), path)
+    buffer = io.BytesIO()
+    torch.save(vars(phones), buffer)
+    write_atomic(path, buffer.getvalue())  # an interrupted save would stop the run that resumes
     return phones
 
 

@@ -15,8 +15,8 @@ from sae_lens_audio.activations.sources import ActivationChunk, ActivationSource
 class JoinedActivations(DeprecatedSourceNames):
     """Rows of several sources. Every chunk has rows of each source, in proportion to their sizes.
 
-    There are as many chunks as the source with the most chunks has; a chunk of another source is split at random
-    between several. Memory holds a chunk of each source.
+    The source with the most chunks sets the number of chunks. Rows of a chunk of another source go to several of them,
+    at random. Memory holds a chunk of each source.
 
     Args:
         sources: with the same hook points.

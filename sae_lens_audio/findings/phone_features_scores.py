@@ -32,7 +32,7 @@ UNTRAINED, RANDOM, MANY, AXES, PCA, ORTHONORMAL, MEL = (
 SAES = (TIED, TOPK)
 SHOWN = (TIED, TOPK, UNTRAINED, RANDOM, MANY, AXES, PCA, ORTHONORMAL, MEL)
 AS_MANY = {TIED: RANDOM, TOPK: MANY}
-"""The random directions that are as many as an SAE's features."""
+"""Name of the control with as many random directions as the SAE has features."""
 _BASES = {AXES: "neurons", PCA: "pca", ORTHONORMAL: "random", MEL: "mel bands"}  # names of the evaluation
 
 
