@@ -4,7 +4,8 @@
 The features are what a speech model might have: phones (a stop has two, its closure and its release), manners and
 voicing, which several phones share, words, traits of speakers, silence, and background features that no label explains,
 some of them with children that are active only within their parent. Manners with their phones, and parents with their
-children, invite absorption.
+children, invite absorption. ``SPEAKERS_AND_NOISE`` has more traits and features of noise: the same positions exist once
+more with noise.
 
 Sources: synthetic activations as a test of SAEs and of their metrics: SynthSAEBench, and Chanin 2026, "Are Sparse
 Autoencoder Benchmarks Reliable?" (arXiv 2605.18229), section 5.
@@ -40,12 +41,14 @@ MANNERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 VOICELESS = frozenset(["P", "T", "K", "CH", "F", "S", "SH", "HH"])
 IN_PARTS = ("stop", "affricate")  # manners whose phones have a closure and a release
 LOUDNESS: Mapping[str, float] = MappingProxyType(
-    {"phone": 0.6, "part": 0.6, "manner": 1.0, "voiced": 0.8, "word": 0.6, "trait": 0.7, "silence": 1.0}
+    {"phone": 0.6, "part": 0.6, "manner": 1.0, "voiced": 0.8, "word": 0.6, "trait": 0.7, "silence": 1.0, "noise": 0.7}
 )
 """Mean activation of each kind of feature; background features have 0.7. Classes are louder than their phones, so that
 an SAE learns phones late; with loud phones every SAE detects them."""
 LABELED = ("phone", "part", "manner", "voiced", "silence")  # kinds of features that phone labels determine
 BACKGROUND_LOUDNESS = 0.7
+FAMILY = 3  # features of a parent and its children, where features are nested
+NOISE_SHARE = 0.6  # of the positions of noisy speech at which a parent of noise features is active
 _DECORRELATION_STEPS, _DECORRELATION_RATE = 60, 0.1
 
 
@@ -54,7 +57,9 @@ class PlantedConfig:
     """Sizes and noise of planted activations.
 
     d: width of the activations, smaller than the number of features. words: size of the vocabulary.
-    traits: of speakers; each speaker has about half of them. background: features that no label explains.
+    traits: of speakers; each speaker has about half of them. nested_traits: traits 0, 3, 6, ... are parents, and a
+    speaker has the two after each only with it. background: features that no label explains. noises: features of noise,
+    nested in the same way; every second clip of the fitted ones has noise.
     speakers, fitted_speakers: who are scored, and who are fitted or trained on. clips: of each speaker.
     words_per_clip: spoken in each clip. slip: chance that a feature misses a position where it belongs, or is active at
     a position where it does not, in proportion to its frequency. noise: norm of the Gaussian noise of an activation.
@@ -63,7 +68,9 @@ class PlantedConfig:
     d: int = 64
     words: int = 18
     traits: int = 6
+    nested_traits: bool = False
     background: int = 42
+    noises: int = 0
     speakers: int = 10
     fitted_speakers: int = 12
     clips: int = 3
@@ -75,10 +82,15 @@ class PlantedConfig:
         for name in ("d", "words", "traits", "speakers", "fitted_speakers", "clips", "words_per_clip"):
             if getattr(self, name) < (2 if name == "speakers" else 1):
                 raise ArgumentError(f"{name} is {getattr(self, name)}: give 2 or more speakers, 1 or more of the rest")
-        if self.background < 0 or self.noise < 0 or not 0 <= self.slip < 0.5:
+        if min(self.background, self.noises, self.noise) < 0 or not 0 <= self.slip < 0.5:
             raise ArgumentError(
-                f"background {self.background} and noise {self.noise} must be 0 or more, slip {self.slip} below 0.5"
+                f"background {self.background}, noises {self.noises} and noise {self.noise} must be 0 or more, slip "
+                f"{self.slip} 0 or more and below 0.5"
             )
+
+
+SPEAKERS_AND_NOISE = PlantedConfig(traits=12, nested_traits=True, background=24, noises=9, clips=4)
+"""For metrics of speakers, which need four clips of each, and of noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +126,8 @@ class PlantedSpeech(Showing):
         data: what metrics see: activations, phones, silence, speakers and clips.
         features: the true dictionary.
         truth: true feature activations of ``data``. fitted_truth: of the rows of other speakers in ``data.fitted``.
+        noisy: activations of the same positions with noise, by hook point; none without features of noise.
+        noisy_truth: their true feature activations.
     """
 
     config: PlantedConfig
@@ -122,6 +136,8 @@ class PlantedSpeech(Showing):
     features: PlantedFeatures
     truth: Float[Tensor, "row feature"]
     fitted_truth: Float[Tensor, "fitted feature"]
+    noisy: Mapping[str, Float[Tensor, "row d"]]
+    noisy_truth: Float[Tensor, "noisy feature"]
 
     @property
     def rows(self) -> Float[Tensor, "row d"]:
@@ -130,6 +146,16 @@ class PlantedSpeech(Showing):
     @property
     def fitted(self) -> Float[Tensor, "fitted d"]:
         return self.data.fitted[HOOK]
+
+    @cached_property
+    def all_rows(self) -> Float[Tensor, "any d"]:
+        """``rows``, then those with noise."""
+        return torch.cat([self.rows, *self.noisy.values()])
+
+    @cached_property
+    def all_active(self) -> Bool[Tensor, "any feature"]:
+        """Where each feature is active in ``all_rows``."""
+        return torch.cat([self.truth, self.noisy_truth]) > 0
 
     @cached_property
     def active(self) -> Bool[Tensor, "row feature"]:
@@ -149,6 +175,7 @@ class PlantedSpeech(Showing):
         notes = (
             f"{data.n_rows} positions and {len(self.fitted)} fitted, {len(data.speakers)} speakers, {len(data.phones)} "
             f"phones, {data.silent.mean():.0%} silence, {active.sum(1).mean():.1f} features at a position",
+            *(("the same positions once more with noise, which is not counted here",) if self.noisy else ()),
         )
         return Summary(title, notes, ("kind", "features", "share of positions", "at a position"), rows)
 
@@ -160,10 +187,17 @@ def planted_speech(config: PlantedConfig | None = None, seed: int = 0) -> Plante
     features = _features(config, rng)
     vocabulary = _vocabulary(config, rng)
     traits = rng.random((config.speakers + config.fitted_speakers, config.traits)) < 0.5
+    if config.nested_traits:
+        traits &= traits[:, _parents(config.traits)]
     scored = _Labels.draw(config, vocabulary, config.speakers, rng)
     fitted = _Labels.draw(config, vocabulary, config.fitted_speakers, rng)
     truth = _activations(config, features, scored, traits[: config.speakers], rng)
     fitted_truth = _activations(config, features, fitted, traits[config.speakers :], rng)
+    noisy_truth, noisy = truth[:0], {}
+    if config.noises:
+        fitted_truth = _with_noise(config, features, fitted_truth, fitted.clip % 2 == 1, rng)
+        noisy_truth = _with_noise(config, features, truth, np.ones(len(truth), dtype=bool), rng)
+        noisy = {HOOK: _rows(config, features, noisy_truth, rng)}
     rows, fitted_rows = (_rows(config, features, x, rng) for x in (truth, fitted_truth))
     data = BenchmarkData(
         model="planted",
@@ -179,7 +213,7 @@ def planted_speech(config: PlantedConfig | None = None, seed: int = 0) -> Plante
         token=scored.token,
         speakers=tuple(f"speaker {i}" for i in range(config.speakers)),
     )
-    return PlantedSpeech(config, seed, data, features, truth, fitted_truth)
+    return PlantedSpeech(config, seed, data, features, truth, fitted_truth, noisy, noisy_truth)
 
 
 PHONES = tuple(sorted(phone for phones in MANNERS.values() for phone in phones))
@@ -233,6 +267,7 @@ def _features(config: PlantedConfig, rng: np.random.Generator) -> PlantedFeature
     named += [("word", f"word:{i}") for i in range(config.words)]
     named += [("trait", f"trait:{i}") for i in range(config.traits)]
     named += [("background", f"background:{i}") for i in range(config.background)]
+    named += [("noise", f"noise:{i}") for i in range(config.noises)]
     names = tuple(name for _, name in named)
     number = {name: i for i, name in enumerate(names)}
     children = [
@@ -241,8 +276,13 @@ def _features(config: PlantedConfig, rng: np.random.Generator) -> PlantedFeature
         for phone in phones
         for part in (("closure", "release") if manner in IN_PARTS else ("phone",))
     ]
+    nested = {"trait": config.traits if config.nested_traits else 0, "background": config.background}
+    nested["noise"] = config.noises
     children += [
-        (number[f"background:{3 * (i // 3)}"], number[f"background:{i}"]) for i in range(config.background) if i % 3
+        (number[f"{kind}:{parent}"], number[f"{kind}:{i}"])
+        for kind, n in nested.items()
+        for i, parent in enumerate(_parents(n).tolist())
+        if i != parent
     ]
     drawn = torch.from_numpy(rng.standard_normal((len(names), config.d)))
     offset = torch.from_numpy(rng.standard_normal(config.d)).float()
@@ -292,25 +332,51 @@ def _activations(
     intervals = np.cumsum(np.diff(labels.token, prepend=-1) != 0) - 1
     heard = rng.random((intervals[-1] + 1, config.traits)) < 0.8
     on[:, features.of_kind("trait")] = traits[labels.speaker] & heard[intervals] & spoken[:, None]
-    on[:, features.of_kind("background")] = _background(config, len(on), rng)
+    rates = np.geomspace(0.1, 0.02, max(config.background, 1))[: config.background]  # of parents
+    on[:, features.of_kind("background")] = _nested_runs(rates, len(on), rng)
     slips = rng.random(on.shape) < np.where(on, config.slip, config.slip * on.mean(0))
     on ^= slips
-    level = np.array([LOUDNESS.get(kind, BACKGROUND_LOUDNESS) for kind in features.kinds])
     of_interval = 0.15 * rng.standard_normal((intervals[-1] + 1, len(features)))[intervals]
-    values = level * (1 + of_interval + 0.1 * rng.standard_normal(on.shape)).clip(0.3)
+    values = _levels(features) * (1 + of_interval + 0.1 * rng.standard_normal(on.shape)).clip(0.3)
     return torch.from_numpy(np.where(on, values, 0)).float()
 
 
-def _background(config: PlantedConfig, n_rows: int, rng: np.random.Generator) -> Bool[np.ndarray, "row background"]:
-    """Return runs of about five positions: features 0, 3, 6, ... are parents, the two after each are its children."""
-    n = config.background
-    on = np.zeros((n_rows, n), dtype=bool)
-    rates = np.geomspace(0.1, 0.02, max(n, 1))[:n]  # of parents; children are active in 40 % of their parent's runs
-    for i in range(n):
-        if i % 3:
-            on[:, i] = on[:, i - i % 3] & _runs(n_rows, 0.4, rng)
-        else:
-            on[:, i] = _runs(n_rows, rates[i], rng)
+def _with_noise(
+    config: PlantedConfig,
+    features: PlantedFeatures,
+    truth: Float[Tensor, "row feature"],
+    noisy: Bool[np.ndarray, "row"],
+    rng: np.random.Generator,
+) -> Float[Tensor, "row feature"]:
+    """Return feature activations with features of noise at the noisy positions; they slip as others do."""
+    noise = features.of_kind("noise")
+    on = _nested_runs(np.full(len(noise), NOISE_SHARE), len(truth), rng) & noisy[:, None]
+    on ^= rng.random(on.shape) < np.where(on, config.slip, config.slip * on.mean(0))
+    values = _levels(features)[noise] * (1 + 0.1 * rng.standard_normal(on.shape)).clip(0.3)
+    heard = truth.clone()
+    heard[:, noise] = torch.from_numpy(np.where(on, values, 0)).float()
+    return heard
+
+
+def _levels(features: PlantedFeatures) -> Float[np.ndarray, "feature"]:
+    return np.array([LOUDNESS.get(kind, BACKGROUND_LOUDNESS) for kind in features.kinds])
+
+
+def _parents(n: int) -> Int[np.ndarray, "feature"]:
+    """Return the parent of each nested feature: features 0, 3, 6, ... for themselves and the two after them."""
+    return np.arange(n) // FAMILY * FAMILY
+
+
+def _nested_runs(
+    rates: Float[np.ndarray, "feature"], n_rows: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "row feature"]:
+    """Return runs of about five positions of nested features.
+
+    rates: shares of the positions that parents cover; children are active in 40 % of their parent's runs.
+    """
+    on = np.zeros((n_rows, len(rates)), dtype=bool)
+    for i, parent in enumerate(_parents(len(rates)).tolist()):
+        on[:, i] = _runs(n_rows, rates[i], rng) if i == parent else on[:, parent] & _runs(n_rows, 0.4, rng)
     return on
 
 

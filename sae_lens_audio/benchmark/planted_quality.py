@@ -24,11 +24,15 @@ class PlantedQuality:
     f1: F1 of a latent as a detector of its feature's activity, mean over true features.
     labeled: the mean of both over the features that phone labels determine: what metrics that use labels are compared
         with.
+    traits, noises: the mean of both over the features of speakers, and of noise: what metrics of speakers and of noise
+        are compared with; NaN if there are no such features.
     """
 
     mcc: float
     f1: float
     labeled: float
+    traits: float
+    noises: float
 
     @property
     def quality(self) -> float:
@@ -46,18 +50,26 @@ def planted_quality(subject: Subject, speech: PlantedSpeech) -> PlantedQuality:
     directions = subject.directions
     if directions is None:
         raise ArgumentError(f"{subject.name} has no decoder rows to compare with the planted directions")
-    fired = (subject.encode(speech.rows) != 0).float()
-    active = speech.active.float()
+    fired = (subject.encode(speech.all_rows) != 0).float()
+    active = speech.all_active.float()
     both = active.T @ fired
     f1 = 2 * both / (active.sum(0)[:, None] + fired.sum(0)).clamp_min(1)
     cosines = (speech.features.directions.double() @ unit_rows(directions).T).clamp(0, 1)
     cosines[:, fired.sum(0) == 0] = 0  # the decoder row of a latent that never fires means nothing
     of_cosine, of_f1 = _matched(cosines), _matched(f1)
-    occurs = speech.active.any(0).numpy()
-    labeled = occurs & np.isin(speech.features.kinds, LABELED)
+    occurs = speech.all_active.any(0).numpy()
     both_scores = (of_cosine + of_f1) / 2
+
+    def of_kinds(*kinds: str) -> float:
+        features = occurs & np.isin(speech.features.kinds, kinds)
+        return float(both_scores[features].mean()) if features.any() else float("nan")
+
     return PlantedQuality(
-        float(of_cosine[occurs].mean()), float(of_f1[occurs].mean()), float(both_scores[labeled].mean())
+        float(of_cosine[occurs].mean()),
+        float(of_f1[occurs].mean()),
+        of_kinds(*LABELED),
+        of_kinds("trait"),
+        of_kinds("noise"),
     )
 
 

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> int:
     from tqdm import tqdm
 
-    from sae_lens_audio.benchmark import ScoreStore, families, load_benchmark
+    from sae_lens_audio.benchmark import families, load_benchmark
     from sae_lens_audio.benchmark.audit.scoring import PlantedPanel, audit_metrics
     from sae_lens_audio.cli import main as sae_lens_audio
 
@@ -74,10 +74,9 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> int:
             return code
     benchmark = None if folder is None else load_benchmark(folder)
     panel, scored_by = PlantedPanel(seed=parsed.planted_seed), families()
-    store = ScoreStore(parsed.work / "planted", panel.key(scored_by))
     # with --bench, the names of --seeds are those in the benchmark; else bench itself has named them
     seeds = [parsed.seeds] if parsed.bench and parsed.seeds else []
-    audit = audit_metrics(benchmark, seeds, panel, scored_by, store=store, track=track)
+    audit = audit_metrics(benchmark, seeds, panel, scored_by, folder=parsed.work, track=track)
     out = parsed.out or parsed.work / "audit.json"
     audit.save(out)
     log.info("%s\n\n%s has all numbers", audit, out)

@@ -132,7 +132,8 @@ def truth_test(
     by_damage = {}
     for kind in dict.fromkeys(damage.values()):
         series = [n for n in names if damage[n] == kind or (damage[n] == origin and kind != "trained")]
-        if len(series) > 2 and kind != origin:
+        varies = len({round(quality[n], _DIGITS) for n in series}) > 1  # some damage spares the features in question
+        if len(series) > 2 and kind != origin and varies:
             by_damage[kind] = sign * _spearman([scores[n] for n in series], [quality[n] for n in series])
     verdict: Verdict = "passes" if correlation >= TRUTH_PASSES else "weak" if correlation >= TRUTH_WEAK else "fails"
     reason = f"correlation {correlation:.2f} with planted quality over {len(names)} subjects"

@@ -49,12 +49,14 @@ class Audit(Tabular):
     Attributes:
         metrics: by name. Metrics that only describe an SAE, such as L0, and its cost are not audited.
         inputs: the benchmark, the SAEs and the planted activations that the tests used.
-        planted: quality and scores of each subject on planted activations.
+        planted: quality and scores of each subject on planted activations. planted_speakers_and_noise: the same where
+            speakers have more traits, and noise has features.
     """
 
     metrics: Mapping[str, MetricAudit]
     inputs: Mapping[str, Any]
     planted: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    planted_speakers_and_noise: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
@@ -107,6 +109,7 @@ class Audit(Tabular):
             "inputs": plain(self.inputs),
             "metrics": plain(self.metrics),
             "planted": plain(self.planted),
+            "planted_speakers_and_noise": plain(self.planted_speakers_and_noise),
         }
 
     def save(self, path: str | Path) -> None:
@@ -133,7 +136,7 @@ def load_audit(path: str | Path) -> Audit:
             )
             for name, entry in data["metrics"].items()
         }
-        return Audit(metrics, data["inputs"], data["planted"])
+        return Audit(metrics, data["inputs"], data["planted"], data.get("planted_speakers_and_noise", {}))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged ({error!r}): audit again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from sae_lens_audio.benchmark.planted import (
     IN_PARTS,
     MANNERS,
     PHONES,
+    SPEAKERS_AND_NOISE,
     VOICELESS,
     PlantedConfig,
     PlantedSpeech,
@@ -93,6 +95,54 @@ def test_a_seed_determines_everything(speech: PlantedSpeech) -> None:
     assert np.array_equal(speech.data.phone, again.data.phone)
     assert not torch.equal(speech.features.directions, other.features.directions)
     assert "features" in repr(speech) and "background" in speech._repr_html_()
+
+
+@pytest.fixture(scope="module")
+def noisy() -> PlantedSpeech:
+    small = replace(SPEAKERS_AND_NOISE, words=14, background=6, speakers=3, fitted_speakers=4, words_per_clip=6)
+    return planted_speech(small, seed=2)
+
+
+def test_noise_features_are_active_in_noisy_speech_alone(noisy: PlantedSpeech) -> None:
+    noise = noisy.features.of_kind("noise")
+    others = np.setdiff1d(np.arange(len(noisy.features)), noise)
+    assert not noisy.truth[:, noise].any() and torch.equal(noisy.truth[:, others], noisy.noisy_truth[:, others])
+    assert (noisy.noisy_truth[:, noise] > 0).any(1).float().mean() > 0.85
+    expected = noisy.features.offset + noisy.noisy_truth @ noisy.features.directions
+    assert (noisy.noisy[HOOK] - expected).norm(dim=1).mean() == pytest.approx(noisy.config.noise, rel=0.1)
+    in_half = (noisy.fitted_truth[:, noise] > 0).any(1).float().mean()
+    assert 0.35 < in_half < 0.7 and len(noisy.all_rows) == 2 * noisy.data.n_rows == len(noisy.all_active)
+
+
+def test_nested_traits_and_noise_occur_only_with_their_parents(noisy: PlantedSpeech) -> None:
+    exactly = planted_speech(replace(noisy.config, slip=0), seed=2)
+    kinds = [
+        (exactly.features.kinds[parent], exactly.features.kinds[child]) for parent, child in exactly.features.children
+    ]
+    assert kinds.count(("trait", "trait")) == 8 and kinds.count(("noise", "noise")) == 6
+    of_speaker = {
+        trait: {int(s) for s in exactly.data.speaker[exactly.active[:, trait].numpy()]}
+        for trait in exactly.features.of_kind("trait").tolist()
+    }
+    for (parent, child), (kind, _) in zip(exactly.features.children, kinds, strict=True):
+        if kind == "trait":
+            assert of_speaker[child] <= of_speaker[parent]
+        if kind == "noise":
+            assert not (exactly.noisy_truth[:, child].bool() & ~exactly.noisy_truth[:, parent].bool()).any()
+
+
+def test_quality_of_traits_and_noise_falls_with_the_damage(noisy: PlantedSpeech, speech: PlantedSpeech) -> None:
+    quality = {s.name: planted_quality(s, noisy) for s in graded_subjects(noisy)}
+    for part in ("traits", "noises"):
+        values = {name: getattr(q, part) for name, q in quality.items()}
+        assert values["true"] > values["mixed 0.6"] > values["random"]
+        assert values["absorbed 0.75"] < values["true"] and values["missing 0.75"] < values["true"]
+    without = planted_quality(graded_subjects(speech)[0], speech)
+    assert np.isnan(without.noises) and np.isfinite(without.traits)
+
+
+def test_without_noise_features_there_is_no_noisy_speech(speech: PlantedSpeech) -> None:
+    assert not speech.noisy and len(speech.all_rows) == speech.data.n_rows and len(speech.noisy_truth) == 0
 
 
 def test_the_true_dictionary_is_nearly_perfect_and_damage_lowers_quality(speech: PlantedSpeech) -> None:
