@@ -8,6 +8,7 @@ Private torch symbols are used only in this file.
 - ``layer_norm``: the fused norm together with its inverse scale.
 - ``scale_and_shift``, ``gelu``: in place where nothing else needs the input.
 - ``fused_attention``, ``windowed_attention``: without materializing scores; a local window costs only its width.
+- ``attention_part``: fused attention over some of the keys, to be merged with the part over the others.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _VOCABULARY = 8192  # a weight with at least this many rows is an unembedding
 _MOST_TOKENS, _PADDED_TO = 1024, 32
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+_FLASH_ON_CPU = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 _CPU_BLOCK = 32  # queries per block; larger blocks see more keys outside of their windows
 _GPU_BLOCK = 128  # on a GPU small products are slower
@@ -172,6 +175,26 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     dead = (scores == -torch.inf).all(-1, keepdim=True)  # a query without any key gives zeros
     return scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0) @ v
+
+
+def attention_part(
+    q: Float[Tensor, "batch head query d_head"],
+    k: Float[Tensor, "batch head key d_head"],
+    v: Float[Tensor, "batch head key d_head"],
+) -> tuple[Float[Tensor, "batch head query d_head"], Float[Tensor, "batch head query"]]:
+    """Return attention over some of the keys, and the logarithm of the sum of its exponentials.
+
+    Parts over disjoint keys, weighted by these sums, add up to the attention over all of them. No gradient.
+    """
+    if _FLASH_ON_CPU is None or q.device.type != "cpu" or transformed():
+        return plain_attention_part(q, k, v)
+    return _FLASH_ON_CPU(q, k, v)
+
+
+def plain_attention_part(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1)
 
 
 @runtime_checkable

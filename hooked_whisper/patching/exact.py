@@ -2,7 +2,7 @@
 
 A patch does not affect earlier activations. Both runs are computed once, and every patched row resumes at its patch
 (:mod:`hooked_whisper.patching.resume`): a patch in the decoder never runs the encoder, and a patch in encoder block L
-runs only what follows it. The rows of a batch hold different patches.
+runs only what follows it (:mod:`hooked_whisper.patching.encoder_sweep`). The rows of a batch hold different patches.
 
 Sources: Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (arXiv 2309.16042).
 """
@@ -18,16 +18,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.hooks import HookPoint
+from hooked_whisper.patching.encoder_sweep import EncoderSweep
 from hooked_whisper.patching.grid import Patch
 from hooked_whisper.patching.metrics import Metric, read_metric
+from hooked_whisper.patching.replacements import patched_rows
 from hooked_whisper.patching.resume import required_activations, resume_from
 from hooked_whisper.patching.runs import PatchedMetric, RunInputs, cache_run
+from hooked_whisper.patching.short_decoder import decode_over
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 ENCODER_ROWS, ENCODER_ROWS_ON_CPU, DECODER_ROWS = 16, 2, 64  # on a CPU more encoder rows overflow the caches
+_ENCODED_ROWS = 8  # encoder outputs per decoder pass
 
 
 @torch.no_grad()
@@ -58,52 +61,52 @@ def run_patches(
     source_cache = cache_run(model, source, names)
     required = [required_name for name in names for required_name in required_activations(model, name)]
     base_cache = cache_run(model, base, [*names, *required])
-    encoder_out = base_cache["encoder.hook_out"]
     values = torch.empty(len(patches), dtype=torch.float64)
-    batches = list(_batches(patches, encoder_rows, decoder_rows))
-    for indices in tqdm(batches, desc="patching", disable=not progress, leave=False):
-        batch = [patches[i] for i in indices]
-        replaced = {
-            name: patched_rows(batch, base_cache[name], source_cache[name], model.hook_dict[name])
-            for name in batch[0].names
-        }
-        hidden = resume_from(model, base_cache, replaced, base.tokens, base.mel, encoder_out)
-        values[indices] = read_metric(model, hidden, metric).double().cpu()
+    sweep = EncoderSweep(model, base_cache, source_cache, encoder_rows)
+    with tqdm(total=len(patches), desc="patching", disable=not progress, leave=False) as bar:
+        for numbers, hidden in _hidden(sweep, patches, base, decoder_rows):
+            values[numbers] = read_metric(model, hidden, metric).double().cpu()
+            bar.update(len(numbers))
     ends = [float(read_metric(model, cache["unembed.hook_in"], metric)) for cache in (base_cache, source_cache)]
     return PatchedMetric(values, *ends)
 
 
-def patched_rows(
-    patches: Sequence[Patch], base: Float[Tensor, "1 ..."], source: Float[Tensor, "1 ..."], point: HookPoint
-) -> Float[Tensor, "row ..."]:
-    """Return one row per patch (all of one point): ``base`` with the patch's part taken from ``source``.
-
-    Raises:
-        PatchError: ``base`` and ``source`` have different shapes.
-    """
-    if base.shape != source.shape:
-        raise PatchError(
-            f"{point.name}: shape {tuple(base.shape)} in the base run, {tuple(source.shape)} in the source run"
-        )
-    masks = torch.stack([patch.mask(point, source.shape) for patch in patches]).to(source.device)
-    return torch.where(masks, _replacements(patches, base, source), base)
-
-
-def _replacements(patches: Sequence[Patch], base: Tensor, source: Tensor) -> Tensor:
-    """Return the patched values: the source, or the base with some directions or features of the source."""
-    first = patches[0]
-    if first.subspaces is not None and all(patch.subspaces is first.subspaces for patch in patches):
-        return first.subspaces.replaced(base, source, torch.tensor([patch.part for patch in patches]))
-    if all(patch.directions is first.directions and patch.subspaces is None for patch in patches):  # one grid
-        return source if first.directions is None else base + first.project(source - base)
-    return torch.cat([_replacements([patch], base, source) for patch in patches])
-
-
-def _batches(patches: Sequence[Patch], encoder_rows: int, decoder_rows: int) -> Iterator[list[int]]:
-    """Yield indices of patches of the same points, in batches."""
+def _hidden(
+    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, decoder_rows: int
+) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
+    """Yield the decoder's last hidden state with the numbers of its patches, which are of the same points."""
     groups: dict[tuple[str, ...], list[int]] = {}
-    for index, patch in enumerate(patches):
-        groups.setdefault(patch.names, []).append(index)
-    for names, indices in groups.items():
-        size = encoder_rows if names[0].startswith("encoder.") else decoder_rows
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+    for number, patch in enumerate(patches):
+        groups.setdefault(patch.names, []).append(number)
+    for names, numbers in groups.items():
+        shared = [number for number in numbers if sweep.shares_work(patches[number])]
+        yield from _decoded(sweep, [patches[number] for number in shared], shared)
+        others = [number for number in numbers if number not in set(shared)]
+        size = sweep.rows if names[0].startswith("encoder.") else decoder_rows
+        for batch in (others[start : start + size] for start in range(0, len(others), size)):
+            yield batch, _resumed(sweep, [patches[number] for number in batch], base)
+
+
+def _decoded(
+    sweep: EncoderSweep, patches: Sequence[Patch], numbers: Sequence[int]
+) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
+    """Decode several batches of encoder outputs at once: the decoder's weights are read once for all of them."""
+    waiting: list[Tensor] = []
+    batch: list[int] = []
+    for of_rows, encoded in sweep.outputs(patches):
+        waiting.append(encoded)
+        batch += [numbers[number] for number in of_rows]
+        if len(batch) >= _ENCODED_ROWS:
+            yield batch, decode_over(sweep.model, sweep.base["decoder.blocks.0.hook_resid_pre"], torch.cat(waiting))
+            waiting, batch = [], []
+    if batch:
+        yield batch, decode_over(sweep.model, sweep.base["decoder.blocks.0.hook_resid_pre"], torch.cat(waiting))
+
+
+def _resumed(sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs) -> Float[Tensor, "row token d_model"]:
+    """Return the last hidden state with patches of any point."""
+    replaced = {
+        name: patched_rows(patches, sweep.base[name], sweep.source[name], sweep.model.hook_dict[name])
+        for name in patches[0].names
+    }
+    return resume_from(sweep.model, sweep.base, replaced, base.tokens, base.mel, sweep.base["encoder.hook_out"])

@@ -19,6 +19,7 @@ from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import Attention, KVCache
 from hooked_whisper.model.block import Block
+from hooked_whisper.patching.short_decoder import decode_over
 from hooked_whisper.protocols import STACKS, Stack
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def required_activations(model: HookedWhisper, name: str) -> list[str]:
     elif block != INPUT:
         ends = ["hook_resid_pre", "hook_resid_mid", *(["hook_resid_mid_cross"] if stack == "decoder" else [])]
         ends += ["hook_resid_post"] if stack == "encoder" else []
+        if name.endswith(".attn.hook_q") and stack == "encoder":
+            ends += ["attn.hook_k", "attn.hook_v"]
         names += [f"{stack}.blocks.{block}.{end}" for end in ends]
     return names
 
@@ -106,7 +109,7 @@ def resume_from(
         if block == n_layers(model, stack):
             with _set(model, values):
                 return model.decoder.ln_final(_expand(base[f"decoder.blocks.{block - 1}.hook_resid_post"], rows))
-        x = _block(model, base, values, f"decoder.blocks.{block}", encoder_out, cache)
+        x = finish_block(model, base, values, f"decoder.blocks.{block}", encoder_out, cache)
         return model.decoder.from_resid(x, block + 1, encoder_out, cache)
 
 
@@ -121,10 +124,10 @@ def _encoder(
     if block == n_layers(model, "encoder"):
         with _set(model, values):
             return model.encoder.from_resid(_expand(base[f"encoder.blocks.{block - 1}.hook_resid_post"], rows), block)
-    return model.encoder.from_resid(_block(model, base, values, f"encoder.blocks.{block}", None, None), block + 1)
+    return model.encoder.from_resid(finish_block(model, base, values, f"encoder.blocks.{block}", None, None), block + 1)
 
 
-def _block(
+def finish_block(
     model: HookedWhisper,
     base: Mapping[str, Tensor],
     values: Mapping[str, Rows],
@@ -132,7 +135,8 @@ def _block(
     source: Tensor | None,
     cache: KVCache | None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """Return the output of a block, computed from the patched point on."""
+    """Return the output of a block, computed from the patched point on. After the block's attention, ``base`` and
+    ``values`` may be restricted to some positions."""
     block = model.get_submodule(path)
     assert isinstance(block, Block)
     name, value = next(iter(values.items()))
@@ -188,11 +192,12 @@ def _decoder_over(
     unpatched: Float[Tensor, "1 position d_model"] | None,
 ) -> Float[Tensor, "row token d_model"]:
     """Run the decoder over rows of encoder output. Where they equal ``unpatched``, cached keys and values are used."""
-    x = _expand(base["decoder.blocks.0.hook_resid_pre"], len(encoded))
+    resid = base["decoder.blocks.0.hook_resid_pre"]
     blocks = [block for block in model.decoder.blocks if isinstance(block, Block)]
     hooked = any(point.active for block in blocks for point in (block.cross_attn.hook_k, block.cross_attn.hook_v))
     if unpatched is None or hooked:
-        return model.decoder.from_resid(x, 0, encoded)
+        return decode_over(model, resid, encoded)
+    x = _expand(resid, len(encoded))
     changed = (encoded != unpatched).any(-1).any(0).nonzero()[:, 0]
     for number, block in enumerate(blocks):
         attn, path = block.cross_attn, f"decoder.blocks.{number}.cross_attn"

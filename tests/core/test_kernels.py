@@ -52,6 +52,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
             (torch.zeros(30, 30, dtype=torch.bool), False),
         )
     ],
+    "attention_part": [heads(30), (random(2, 3, 30, 8), *heads(7)[1:])],
     "windowed_attention": [(*heads(120), WINDOWS), (*heads(20), WINDOWS), (*heads(120), {local_window(7): (0, 1, 2)})],
 }
 FALLBACKS = {"recurring_linear": "plain_linear", "fused_attention": "plain_attention"}
