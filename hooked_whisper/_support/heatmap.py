@@ -16,6 +16,7 @@ Scale = Literal["sequential", "diverging"]
 _ROW_INCHES, _COLUMN_INCHES = 0.16, 0.17  # of a tick label at 8 points
 _LONGEST_LABEL = 16  # characters
 _TITLE_CHARACTERS = 9.5  # per inch, at 12 points in bold
+_LINES_WITH_LEGEND_INSIDE = 6  # a longer legend would hide the lines
 
 
 def heat_map(
@@ -167,17 +168,23 @@ def line_chart(
         )
         figure.update_layout(title=title, xaxis_title=x, yaxis_title=y)
         return figure
+    import matplotlib
     from matplotlib.figure import Figure
 
-    wide = 5.5
-    figure = Figure(figsize=(wide, 3.4), layout="constrained", facecolor=facecolor)
+    many = len(lines) > _LINES_WITH_LEGEND_INSIDE
+    wide = 8.0 if many else 5.5
+    figure = Figure(figsize=(wide, 3.4 if len(lines) < 16 else 4.4), layout="constrained", facecolor=facecolor)
     axes = figure.add_subplot()
+    colors = matplotlib.rcParams["axes.prop_cycle"]
+    axes.set_prop_cycle(matplotlib.cycler(linestyle=["-", "--", ":", "-."]) * colors)  # for more lines than colors
     _set_title(axes, title, wide)
     for name, (xs, ys) in lines.items():
         axes.plot(xs, ys, label=plain(name), marker="." if len(xs) < 60 else None)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if len(lines) > 1:
+    if many:
+        figure.legend(loc="outside right upper", fontsize=8)
+    elif len(lines) > 1:
         axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.set_label(title)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hooked_whisper._support.showing import format_cell
 from hooked_whisper._support.storage import write_atomic
+from hooked_whisper.findings.core.figures import STYLE
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.report.figures import Picture, picture
 from sae_lens_audio.benchmark.metric import BenchmarkMetric
@@ -104,7 +105,8 @@ def _cell(subject: SubjectScores, metric: BenchmarkMetric, benchmark: Benchmark)
     if score is None or score.estimate.value is None:
         return ScoreCell("", "", None, False)
     value = float(score.estimate.value)
-    best = subject.kind == "SAE" and value == _best(metric, benchmark.subjects)
+    comparable = subject.kind == "SAE" and benchmark.verdicts.get(metric.name) != "fails"
+    best = comparable and value == _best(metric, benchmark.subjects)
     return ScoreCell(_short(value), _interval(score.estimate), value, best)
 
 
@@ -138,6 +140,9 @@ def _by_phone(subject: SubjectScores) -> Mapping[str, float]:
 def _curve(benchmark: Benchmark) -> Picture | None:
     if not any("explained_variance" in s.scores and s.scores["explained_variance"].parts for s in benchmark.subjects):
         return None
-    figure = benchmark.plot()
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):  # the colors that the page replaces
+        figure = benchmark.plot()
     figure.set_label(f"Explained variance against latents kept at each position. {benchmark.model}, {benchmark.hook}")
     return picture(figure, "curve")
