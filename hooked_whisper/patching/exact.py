@@ -64,7 +64,7 @@ def run_patches(
     values = torch.empty(len(patches), dtype=torch.float64)
     sweep = EncoderSweep(model, base_cache, source_cache, encoder_rows)
     with tqdm(total=len(patches), desc="patching", disable=not progress, leave=False) as bar:
-        for numbers, hidden in _hidden(sweep, patches, base, decoder_rows):
+        for numbers, hidden in _hidden(sweep, patches, base, decoder_rows, metric.at):
             values[numbers] = read_metric(model, hidden, metric).double().cpu()
             bar.update(len(numbers))
     ends = [float(read_metric(model, cache["unembed.hook_in"], metric)) for cache in (base_cache, source_cache)]
@@ -72,7 +72,7 @@ def run_patches(
 
 
 def _hidden(
-    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, decoder_rows: int
+    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, decoder_rows: int, at: Sequence[int]
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
     """Yield the decoder's last hidden state with the numbers of its patches, which are of the same points."""
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -80,7 +80,7 @@ def _hidden(
         groups.setdefault(patch.names, []).append(number)
     for names, numbers in groups.items():
         shared = [number for number in numbers if sweep.shares_work(patches[number])]
-        yield from _decoded(sweep, [patches[number] for number in shared], shared)
+        yield from _decoded(sweep, [patches[number] for number in shared], shared, at)
         others = [number for number in numbers if number not in set(shared)]
         size = sweep.rows if names[0].startswith("encoder.") else decoder_rows
         for batch in (others[start : start + size] for start in range(0, len(others), size)):
@@ -88,19 +88,20 @@ def _hidden(
 
 
 def _decoded(
-    sweep: EncoderSweep, patches: Sequence[Patch], numbers: Sequence[int]
+    sweep: EncoderSweep, patches: Sequence[Patch], numbers: Sequence[int], at: Sequence[int]
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
     """Decode several batches of encoder outputs at once: the decoder's weights are read once for all of them."""
+    resid = sweep.base["decoder.blocks.0.hook_resid_pre"]
     waiting: list[Tensor] = []
     batch: list[int] = []
+    left = len(patches)
     for of_rows, encoded in sweep.outputs(patches):
         waiting.append(encoded)
         batch += [numbers[number] for number in of_rows]
-        if len(batch) >= _ENCODED_ROWS:
-            yield batch, decode_over(sweep.model, sweep.base["decoder.blocks.0.hook_resid_pre"], torch.cat(waiting))
+        left -= len(of_rows)
+        if len(batch) >= _ENCODED_ROWS or not left:
+            yield batch, decode_over(sweep.model, resid, torch.cat(waiting), at)
             waiting, batch = [], []
-    if batch:
-        yield batch, decode_over(sweep.model, sweep.base["decoder.blocks.0.hook_resid_pre"], torch.cat(waiting))
 
 
 def _resumed(sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs) -> Float[Tensor, "row token d_model"]:
