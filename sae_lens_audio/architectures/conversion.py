@@ -81,6 +81,8 @@ def read_saelens_field(data: Mapping[str, Any], key: str, name: str, annotation:
     if annotation == "int":
         return read_size(data, key, source)
     value = data.get(key)
+    if value is None and annotation.endswith("| None"):
+        return None
     if annotation.startswith("tuple"):
         if not isinstance(value, list) or not all(type(item) is int for item in value):
             raise CheckpointError(f"{source}: {key!r} must be a list of integers, not {value!r}")

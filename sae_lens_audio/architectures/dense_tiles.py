@@ -26,8 +26,9 @@ def autoencode_tiles(
     decoders: Sequence[Float[Tensor, "d_sae d_out"]],
     activation: Activation,
     parameters: Sequence[Float[Tensor, "d_sae"]],
-) -> tuple[tuple[Float[Tensor, "row d_out"], ...], Float[Tensor, ""], Int[Tensor, "d_sae"]]:
-    """Return the decoded features of each decoder, the summed penalty, and the rows in which each feature is above 0.
+) -> tuple[tuple[Float[Tensor, "row d_out"], ...], Float[Tensor, "row"], Int[Tensor, "d_sae"]]:
+    """Return the decoded features of each decoder, the penalty of each row, and the number of rows in which each
+    feature is above 0.
 
     ``center``, which is already subtracted, gets a gradient; ``centered`` gets none. Only the pre-activations are kept
     for the backward pass.
@@ -52,13 +53,13 @@ class _AutoencodeTiles(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         decoders, parameters = tensors[:n_decoders], tensors[n_decoders:]
         ctx.dtype = product_dtype(weight)
-        penalty = weight.new_zeros(())
+        penalty: list[Tensor] = []
         active = torch.zeros(weight.shape[1], dtype=torch.int64, device=weight.device)
         decoded: list[list[Tensor]] = [[] for _ in decoders]
         tiles: list[Tensor] = []
         for pre in pre_activation_tiles(centered, weight, bias):
             features, penalties = activation(pre, *parameters)
-            penalty += penalties.sum()
+            penalty.append(penalties.sum(1))
             active += (features[0] > 0).sum(0)
             for outputs, acts, decoder in zip(decoded, features, decoders, strict=True):
                 outputs.append(product(acts.to(ctx.dtype), decoder.to(ctx.dtype)).to(weight.dtype))
@@ -67,7 +68,7 @@ class _AutoencodeTiles(torch.autograd.Function):
         ctx.has_center, ctx.activation, ctx.n_decoders = center is not None, activation, n_decoders
         ctx.mark_non_differentiable(active)
         ctx.set_materialize_grads(False)  # terms of the loss that are not differentiated cost nothing
-        return penalty, active, *(torch.cat(outputs) for outputs in decoded)
+        return torch.cat(penalty), active, *(torch.cat(outputs) for outputs in decoded)
 
     @staticmethod
     def backward(ctx: Any, to_penalty: Tensor | None, _: Any, *to_decoded: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -88,7 +89,8 @@ class _AutoencodeTiles(torch.autograd.Function):
             to_outputs = [product(to_rows[j], decoders[j].to(ctx.dtype).T).to(features[j].dtype) for j in used]
             if to_penalty is not None:
                 outputs.append(penalties)
-                to_outputs.append(to_penalty.to(penalties.dtype).expand_as(penalties))
+                of_tile = to_penalty[i * size : i * size + len(x), None]
+                to_outputs.append(of_tile.to(penalties.dtype).expand_as(penalties))
             to_pre, *to_parameters = torch.autograd.grad(outputs, leaves, to_outputs, allow_unused=True)
             to_decoders = [
                 product(features[j].detach().to(ctx.dtype).T, to_rows[j]) if j in used and learned[j] else None

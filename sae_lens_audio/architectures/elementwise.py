@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_audio.architectures.dense_tiles import Activation, autoencode_tiles
-from sae_lens_audio.architectures.sparse import encode_above
+from sae_lens_audio.architectures.sparse import SparseFeatureActs, encode_above
 
 MOST_SPARSE = 0.08
 """Share of pre-activations up to which sums over entries are used: they take less time and memory than dense tiles.
@@ -23,12 +23,12 @@ MB at .008, .03, .07 and .11; dense 121. Sums over entries are faster up to .14;
 
 @dataclass(frozen=True, eq=False)
 class Autoencoded:
-    """decoded: sums of decoder rows, without bias, one matrix per decoder. penalty: summed over the batch.
-    active: number of rows in which each feature is above 0.
+    """decoded: sums of decoder rows, without bias, one matrix per decoder. penalty: of each row, summed over its
+    features. active: number of rows in which each feature is above 0.
     """
 
     decoded: tuple[Float[Tensor, "row d_out"], ...]
-    penalty: Float[Tensor, ""]
+    penalty: Float[Tensor, "row"]
     active: Int[Tensor, "d_sae"]
 
 
@@ -73,7 +73,8 @@ def autoencode(
         ))  # fmt: skip
     latents = acts.entries.latents
     features, penalties = activation(acts.values, *(p.index_select(0, latents) for p in parameters))
-    active, penalty = replace(acts, values=features[0]).active, penalties.sum()
+    active = replace(acts, values=features[0]).active
+    penalty = _sum_by_row(penalties, acts)
     if constant:
         decoded = [replace(acts, values=f).decode(w) for f, w in zip(features, decoders, strict=True)]
         return Autoencoded(tuple(decoded), penalty, active)
@@ -83,5 +84,9 @@ def autoencode(
         replace(acts, values=f - c.index_select(0, latents)).decode(w) + c @ w
         for f, c, w in zip(features, constants, decoders, strict=True)
     ]
-    penalty = penalty + len(x) * penalty_of_constants.sum() - penalty_of_constants.index_select(0, latents).sum()
+    penalty = penalty + penalty_of_constants.sum() - _sum_by_row(penalty_of_constants.index_select(0, latents), acts)
     return Autoencoded(tuple(decoded), penalty, active)
+
+
+def _sum_by_row(values: Float[Tensor, "entry"], acts: SparseFeatureActs) -> Float[Tensor, "row"]:
+    return values.new_zeros(len(acts.entries.offsets)).index_add(0, acts.entries.bags, values)

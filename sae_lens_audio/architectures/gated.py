@@ -87,5 +87,5 @@ class Gated(SAE):
         decoders, biases = (self.W_dec, self.W_dec.detach()), (self.b_dec, self.b_dec.detach())
         out = autoencode(x, encoder, decoders, gates, (self.b_gate, self.r_mag, self.b_mag))
         errors = [squared_error(part + bias, x) for part, bias in zip(out.decoded, biases, strict=True)]
-        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        sparsity = self.config.l1_coefficient * out.penalty.mean()
         return TrainStepOutput(errors[0], sparsity, errors[1], errors[0].detach(), out.active)

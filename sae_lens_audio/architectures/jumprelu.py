@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,28 +21,62 @@ from sae_lens_audio.architectures.sparse import Ranks
 
 @dataclass(frozen=True)
 class JumpReLUConfig(SAEConfig):
-    """l0_coefficient: weight of the mean number of active features. bandwidth: width of the window around the threshold
-    whose pre-activations contribute to its gradient. initial_threshold: of all features.
+    """l0_coefficient: weight of the sparsity penalty. bandwidth: width of the window around the threshold whose
+    pre-activations contribute to its gradient. initial_threshold: of all features. target_l0: number of active features
+    of each row to train towards, see :func:`l0_penalty`; ``None``: as few as the coefficient makes.
     """
 
     l0_coefficient: float | int = 1.0
     bandwidth: float | int = 0.001
     initial_threshold: float | int = 0.001
+    target_l0: float | int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.bandwidth > 0 or not self.initial_threshold >= 0:
-            raise ConfigError(
-                f"bandwidth must be above 0 and initial_threshold at least 0, got {self.bandwidth} and "
-                f"{self.initial_threshold}"
-            )
+        check_jumprelu(self.bandwidth, self.initial_threshold, self.target_l0, self.d_sae)
+
+
+def check_jumprelu(
+    bandwidth: float | int, initial_threshold: float | int, target_l0: float | int | None, d_sae: int
+) -> None:
+    """
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    if not bandwidth > 0 or not initial_threshold >= 0:
+        raise ConfigError(
+            f"bandwidth must be above 0 and initial_threshold at least 0, got {bandwidth} and {initial_threshold}"
+        )
+    if target_l0 is not None and (isinstance(target_l0, bool) or not 0 < target_l0 <= d_sae):
+        raise ConfigError(f"target_l0 must be above 0 and at most d_sae = {d_sae}, or None, got {target_l0!r}")
 
 
 JUMPRELU_FIELDS = {
     "l0_coefficient": "l0_coefficient",
     "jumprelu_bandwidth": "bandwidth",
     "jumprelu_init_threshold": "initial_threshold",
+    "target_l0": "target_l0",
 }
+
+
+def without_unused_target(values: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop ``target_l0`` where SAELens ignores it: in other modes of the penalty than ``"quadratic"``."""
+    if cfg.get("jumprelu_sparsity_loss_mode") == "quadratic":
+        return values
+    return {name: value for name, value in values.items() if name != "target_l0"}
+
+
+def l0_penalty(active: Float[Tensor, "row"], target: float | int | None) -> Float[Tensor, ""]:
+    """Return the mean over rows of ``L0``, or with a target of ``2 (L0 - target)^2 / target``.
+
+    The quadratic penalty is that of Rajamanoharan et al. 2024 (appendix on training to a target sparsity),
+    ``(L0 / target - 1)^2``, times twice the target, as in SAELens (the mode ``"quadratic"``, from Gemma Scope 2): a
+    quarter above the target, its derivative is that of the plain penalty. Sparsity then depends little on the scale and
+    the block of the activations.
+    """
+    if target is None:
+        return active.mean()
+    return 2 / target * (active - target).square().mean()
 
 
 def _above(pre: Tensor, threshold: Tensor) -> Tensor:
@@ -102,7 +137,7 @@ def jumprelu_autoencode(
     threshold: Float[Tensor, "d_sae"],
     bandwidth: float | int,
 ) -> Autoencoded:
-    """Encode and decode a batch; the penalty is the summed number of active features."""
+    """Encode and decode a batch; the penalty of a row is its number of active features."""
 
     def activation(pre: Tensor, threshold: Tensor) -> tuple[tuple[Tensor], Tensor]:
         pre = pre.relu()  # first, as in the paper's code: files may have negative thresholds
@@ -116,7 +151,8 @@ def jumprelu_autoencode(
 
 
 class JumpReLU(SAE):
-    """``f = pre H(pre - threshold)``; loss ``|x - x_hat|^2 + lambda |f|_0``, decoder rows of norm 1.
+    """``f = pre H(pre - threshold)``; loss ``|x - x_hat|^2 + lambda |f|_0``, or a quadratic penalty around a target L0;
+    decoder rows of norm 1.
 
     The parameter is the threshold, not its logarithm, so that thresholds of 0 in existing files stay exact;
     :meth:`project_weights_` keeps it at 0 or above.
@@ -152,8 +188,12 @@ class JumpReLU(SAE):
         encoder = EncoderWeights(self.W_enc, self.b_enc, self.center)
         out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
         error = squared_error(out.decoded[0] + self.b_dec, x)
-        sparsity = self.config.l0_coefficient * out.penalty / len(x)
+        sparsity = self.config.l0_coefficient * l0_penalty(out.penalty, self.config.target_l0)
         return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
+
+    @classmethod
+    def values_from_saelens(cls, cfg: Mapping[str, Any], source: object) -> dict[str, Any]:
+        return without_unused_target(super().values_from_saelens(cfg, source), cfg)
 
     def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
         super()._reset_biases_(latents)

@@ -57,5 +57,5 @@ class Standard(SAE):
         encoder = EncoderWeights(self.W_enc, self.b_enc, self.center)
         out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (self.W_dec.norm(dim=1),))
         error = squared_error(out.decoded[0] + self.b_dec, x)
-        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        sparsity = self.config.l1_coefficient * out.penalty.mean()
         return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)

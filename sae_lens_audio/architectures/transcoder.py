@@ -16,7 +16,14 @@ from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig, check_size
 from sae_lens_audio.architectures.conversion import SAELensForm
 from sae_lens_audio.architectures.elementwise import Autoencoded, EncoderWeights, autoencode
-from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, jumprelu_autoencode
+from sae_lens_audio.architectures.jumprelu import (
+    JUMPRELU_FIELDS,
+    check_jumprelu,
+    jumprelu,
+    jumprelu_autoencode,
+    l0_penalty,
+    without_unused_target,
+)
 from sae_lens_audio.architectures.linear import product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
@@ -91,7 +98,7 @@ class Transcoder(SAE):
         encoder = EncoderWeights(self.W_enc, self.b_enc, None)
         out = autoencode(x, encoder, (self.W_dec,), weighted_relu, (torch.ones_like(self.b_enc),))
         error = squared_error(self._predicted(out, x), target.to(self.dtype))
-        sparsity = self.config.l1_coefficient * out.penalty / len(x)
+        sparsity = self.config.l1_coefficient * out.penalty.mean()
         return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
 
     def _predicted(self, out: Autoencoded, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_out"]:
@@ -111,6 +118,16 @@ class Transcoder(SAE):
 
     def predicted_rows(self, rows: Sequence[Float[Tensor, "row _"]]) -> Sequence[Float[Tensor, "row _"]]:
         return rows[1:]
+
+    @torch.no_grad()
+    def center_decoder_(self, means: Sequence[Float[Tensor, "_"]]) -> None:
+        """Set ``b_dec`` to the mean of the output, and ``b_enc`` such that the mean of the input has pre-activations 0.
+
+        An SAE centers its input with ``b_dec``. Without this, features whose encoder column points away from the mean
+        are never active: in a TopK transcoder of tiny.en's block 2, 6 % instead of 0.6 % were dead after 600 steps.
+        """
+        super().center_decoder_(means)
+        self.b_enc.copy_(-(means[0] @ self.W_enc))
 
     def fit_encoder_(self, rows: Sequence[Float[Tensor, "row _"]]) -> None:
         """Do nothing: the reconstructions of an untrained transcoder are unrelated to its target."""
@@ -162,6 +179,11 @@ class TopKTranscoderConfig(TranscoderConfig):
 class TopKTranscoder(Transcoder):
     """A transcoder that keeps the ``k`` largest features: loss ``|y - y_hat|^2 + alpha L_aux``, no penalty.
 
+    ``W_dec`` starts at zero, as in EleutherAI's sparsify. Random rows would first be unlearned: their noise makes all
+    features less active, and those that fall out of the ``k`` largest die. (After 600 steps at block 2 of tiny.en, 20 %
+    of the features were dead with random rows, 6 % with zeros, and 0.6 % with a centered input too; the explained
+    variance was .82, .85 and .85.)
+
     Source: Paulo, Shabalin and Belrose 2025; the auxiliary loss is that of Gao et al. 2024.
     """
 
@@ -171,6 +193,10 @@ class TopKTranscoder(Transcoder):
     compares_features: ClassVar[bool] = True
     saelens_architectures = {}  # SAELens has none
     config: TopKTranscoderConfig
+
+    def __init__(self, config: TopKTranscoderConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        nn.init.zeros_(self.W_dec)
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         return keep_top(pre, self.config.k)
@@ -198,13 +224,18 @@ class TopKTranscoder(Transcoder):
 
 @dataclass(frozen=True)
 class JumpReLUTranscoderConfig(TranscoderConfig):
-    """l0_coefficient, bandwidth, initial_threshold: as in
+    """l0_coefficient, bandwidth, initial_threshold, target_l0: as in
     :class:`~sae_lens_audio.architectures.jumprelu.JumpReLUConfig`.
     """
 
     l0_coefficient: float | int = 1.0
     bandwidth: float | int = 0.001
     initial_threshold: float | int = 0.001
+    target_l0: float | int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_jumprelu(self.bandwidth, self.initial_threshold, self.target_l0, self.d_sae)
 
 
 class JumpReLUTranscoder(Transcoder):
@@ -238,8 +269,12 @@ class JumpReLUTranscoder(Transcoder):
         x, encoder = self.checked(x), EncoderWeights(self.W_enc, self.b_enc, None)
         out = jumprelu_autoencode(x, encoder, self.W_dec, self.threshold, self.config.bandwidth)
         error = squared_error(self._predicted(out, x), target.to(self.dtype))
-        sparsity = self.config.l0_coefficient * out.penalty / len(x)
+        sparsity = self.config.l0_coefficient * l0_penalty(out.penalty, self.config.target_l0)
         return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
+
+    @classmethod
+    def values_from_saelens(cls, cfg: Mapping[str, Any], source: object) -> dict[str, Any]:
+        return without_unused_target(super().values_from_saelens(cfg, source), cfg)
 
     @torch.no_grad()
     def project_weights_(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -240,6 +241,24 @@ def test_the_l0_penalty_changes_only_thresholds() -> None:
     sae.loss(inputs(sae)).sparsity.backward()
     assert sae.threshold.grad is not None and sae.threshold.grad.abs().sum() > 0
     assert sae.W_enc.grad is None or (sae.W_enc.grad == 0).all()
+
+
+def test_a_transcoder_starts_centered_and_topk_from_the_mean_output() -> None:
+    x, y = torch.randn(500, D) + 2, torch.randn(500, 4) - 3
+    for sae in (Transcoder(TranscoderConfig(D, F, d_out=4)), TopKTranscoder(TopKTranscoderConfig(D, F, d_out=4, k=3))):
+        sae.center_decoder_([x.mean(0), y.mean(0)])
+        torch.testing.assert_close(sae.pre_activations(x.mean(0)), torch.zeros(F), rtol=0, atol=1e-5)
+        torch.testing.assert_close(sae.b_dec.detach(), y.mean(0))
+    torch.testing.assert_close(sae(x), y.mean(0).expand(500, 4))
+    sae.loss(x, y).total.backward()
+    assert sae.W_dec.grad is not None and (sae.W_dec.grad != 0).any()
+
+
+@pytest.mark.parametrize("config", [JumpReLUConfig, partial(JumpReLUTranscoderConfig, d_out=4)])
+@pytest.mark.parametrize("target", [0, -1.0, F + 1, True])
+def test_an_impossible_target_l0_is_refused(config, target: float) -> None:
+    with pytest.raises(ConfigError, match=f"target_l0 .* {F}, or None, got {target}"):
+        config(d_in=D, d_sae=F, target_l0=target)
 
 
 def test_gated() -> None:

@@ -38,8 +38,9 @@ def jumprelu_terms(sae: JumpReLU, x: Tensor, target: Tensor) -> tuple[Tensor, ..
     bandwidth = sae.config.bandwidth
     pre = sae.pre_activations(x).relu()
     features = jumprelu(pre, sae.threshold, bandwidth)
-    active = step(pre, sae.threshold, bandwidth).sum(-1).mean()
-    return squared(sae.decode_like(features, x), target), sae.config.l0_coefficient * active, x.new_zeros(()), features
+    active, goal = step(pre, sae.threshold, bandwidth).sum(-1), sae.config.target_l0
+    penalty = active.mean() if goal is None else (2 * goal * (active / goal - 1) ** 2).mean()
+    return squared(sae.decode_like(features, x), target), sae.config.l0_coefficient * penalty, x.new_zeros(()), features
 
 
 def squared(predicted: Tensor, target: Tensor) -> Tensor:
@@ -61,8 +62,10 @@ def gated_terms(sae: Gated, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     return squared(sae.decode(features), x), sae.config.l1_coefficient * gate.sum(-1).mean(), by_gate, features
 
 
-def jumprelu_sae(center: bool, bandwidth: float) -> JumpReLU:
-    return JumpReLU(JumpReLUConfig(D, F, apply_b_dec_to_input=center, l0_coefficient=0.3, bandwidth=bandwidth))
+def jumprelu_sae(center: bool, bandwidth: float, target_l0: int | None = None) -> JumpReLU:
+    return JumpReLU(
+        JumpReLUConfig(D, F, apply_b_dec_to_input=center, l0_coefficient=0.3, bandwidth=bandwidth, target_l0=target_l0)
+    )
 
 
 def jumprelu_transcoder(skip: bool) -> JumpReLUTranscoder:
@@ -72,6 +75,7 @@ def jumprelu_transcoder(skip: bool) -> JumpReLUTranscoder:
 FAMILY: dict[str, tuple[Callable[[bool], SAE], Callable[..., tuple[Tensor, ...]]]] = {
     "jumprelu-0.001": (partial(jumprelu_sae, bandwidth=1e-3), jumprelu_terms),
     "jumprelu-0.3": (partial(jumprelu_sae, bandwidth=0.3), jumprelu_terms),
+    "jumprelu-target": (partial(jumprelu_sae, bandwidth=0.3, target_l0=3), jumprelu_terms),
     "jumprelu-2": (partial(jumprelu_sae, bandwidth=2.0), jumprelu_terms),
     "standard": (lambda c: Standard(StandardConfig(D, F, apply_b_dec_to_input=c, l1_coefficient=0.3)), relu_terms),
     "gated": (lambda c: Gated(GatedConfig(D, F, apply_b_dec_to_input=c, l1_coefficient=0.3)), gated_terms),

@@ -58,7 +58,7 @@ def their_losses(theirs: TrainingSAE, x: Tensor, dead: Tensor | None = None) -> 
         name: value if isinstance(value, float) else value.value for name, value in theirs.get_coefficients().items()
     }
     out = theirs.training_forward_pass(TrainStepInput(x, coefficients, dead, 0, False))
-    return out.output | {"total": out.loss}
+    return out.losses | {"total": out.loss}
 
 
 def gradients(loss: Tensor, sae: torch.nn.Module) -> dict[str, Tensor]:
@@ -185,10 +185,15 @@ def test_matryoshka() -> None:
     same(gradients(a.total, ours), gradients(b["total"], theirs))
 
 
-def test_jumprelu() -> None:
-    """The ``step`` mode of sae-lens, with straight-through gradients, for thresholds above half the bandwidth."""
-    config = JumpReLUConfig(D, F, l0_coefficient=0.2, bandwidth=0.5)
-    ours, theirs = pair(JumpReLU(config), False, l0_coefficient=0.2, jumprelu_bandwidth=0.5)
+@pytest.mark.parametrize("target_l0", [None, 4.0])
+def test_jumprelu(target_l0: float | None) -> None:
+    """The modes ``step`` and ``quadratic`` of sae-lens, with straight-through gradients, for thresholds above half the
+    bandwidth.
+    """
+    config = JumpReLUConfig(D, F, l0_coefficient=0.2, bandwidth=0.5, target_l0=target_l0)
+    mode = "step" if target_l0 is None else "quadratic"
+    keys = {"jumprelu_sparsity_loss_mode": mode, "target_l0": target_l0}
+    ours, theirs = pair(JumpReLU(config), False, l0_coefficient=0.2, jumprelu_bandwidth=0.5, **keys)
     with torch.no_grad():
         theirs.threshold.add_(0.25)
         ours.threshold.copy_(theirs.threshold)

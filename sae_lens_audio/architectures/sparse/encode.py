@@ -11,10 +11,13 @@ from torch import Tensor
 
 from sae_lens_audio.architectures.sparse.feature_acts import Entries, SparseFeatureActs
 from sae_lens_audio.architectures.sparse.ranks import Ranks
-from sae_lens_audio.architectures.sparse.select import largest_of_all, largest_of_rows
+from sae_lens_audio.architectures.sparse.select import largest_of_all, largest_of_rows, values_above
 from sae_lens_audio.architectures.sparse.tiles import pre_activation_tiles
 
 Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+MOST_NONZERO = 0.8
+"""Share of nonzero entries up to which dropping the others takes less time than it saves."""
 
 
 def _positive(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -46,9 +49,20 @@ def encode_topk(
         tiles = [select(pre, k) for pre in pre_activation_tiles(centered, weight, bias)]
         latents = torch.cat([tile_latents for _, tile_latents in tiles]).flatten()
         values = torch.cat([tile_values for tile_values, _ in tiles]).flatten().to(weight.dtype)
-    rows = torch.arange(n, device=x.device).repeat_interleave(k)
-    entries = Entries(latents, rows, torch.arange(0, n * k, k, device=x.device), weight.shape[1])
+        rows = torch.arange(n, device=x.device).repeat_interleave(k)
+        entries = Entries(latents, rows, torch.arange(0, n * k, k, device=x.device), weight.shape[1])
+        if x.device.type == "cpu":  # elsewhere counting would wait for the device
+            values, entries = _without_zeros(values, entries)
     return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, values, entries), entries)
+
+
+def _without_zeros(values: Tensor, entries: Entries) -> tuple[Tensor, Entries]:
+    """Drop entries of value 0 if they are many, as with dead features: nothing depends on them."""
+    nonzero = values != 0
+    if int(nonzero.sum()) > MOST_NONZERO * len(values):
+        return values, entries
+    latents, rows = entries.latents[nonzero], entries.bags[nonzero]
+    return values[nonzero], _entries(latents, rows, len(entries.offsets), entries.n_latents)
 
 
 def encode_batch_topk(
@@ -65,11 +79,10 @@ def encode_batch_topk(
     """
     centered = _subtract(x, center)
     with torch.no_grad():
-        values, flat = _candidates(centered, weight, bias, count, ranks)
+        values, latents, rows = _candidates(centered, weight, bias, count, ranks)
         largest = largest_of_all(values, count, ranks)
-        flat, order = flat[largest].sort()
-        values = values[largest][order].to(weight.dtype)
-    entries = _entries(flat, len(x), weight.shape[1])
+        values = values[largest].to(weight.dtype)
+    entries = _entries(latents[largest], rows[largest], len(x), weight.shape[1])
     return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, values, entries), entries)
 
 
@@ -86,28 +99,31 @@ def encode_above(
     Return ``None`` as soon as they are more than the share ``most`` of all values.
     """
     centered, n_latents = _subtract(x, center), weight.shape[1]
-    values: list[Tensor] = []
-    indices: list[Tensor] = []
+    tiles: list[tuple[Tensor, Tensor, Tensor]] = []
     n_values = n_above = 0
     with torch.no_grad():
         for pre in pre_activation_tiles(centered, weight, bias):
-            above = (pre > lower).view(-1).nonzero().flatten()
-            values.append(pre.view(-1)[above])
-            indices.append(above + n_values)
+            tiles.append(values_above(pre, lower.to(pre.dtype)))
             n_values += pre.numel()
-            n_above += len(above)
+            n_above += len(tiles[-1][0])
             if n_above > most * n_values:
                 return None
-        all_values = torch.cat(values).to(weight.dtype)
-        entries = _entries(torch.cat(indices), len(x), n_latents)
-    return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, all_values, entries), entries)
+        values, latents, rows = _joined(tiles, len(x))
+        values = values.to(weight.dtype)
+        entries = _entries(latents, rows, len(x), n_latents)
+    return SparseFeatureActs(_Encode.apply(centered, weight, bias, center, values, entries), entries)
 
 
-def _entries(flat: Tensor, n_rows: int, n_latents: int) -> Entries:
-    """Return the positions of sorted flat indices into ``[row, d_sae]``."""
-    rows = flat.div(n_latents, rounding_mode="floor")
+def _joined(tiles: list[tuple[Tensor, Tensor, Tensor]], n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, latents and rows, from the values, columns and counts per row of tiles."""
+    values, latents, counts = map(torch.cat, zip(*tiles, strict=True))
+    return values, latents, torch.arange(n_rows, device=counts.device).repeat_interleave(counts)
+
+
+def _entries(latents: Tensor, rows: Tensor, n_rows: int, n_latents: int) -> Entries:
+    """Return entries sorted by row."""
     counts = torch.bincount(rows, minlength=n_rows)
-    return Entries(flat % n_latents, rows, counts.cumsum(0) - counts, n_latents)
+    return Entries(latents, rows, counts.cumsum(0) - counts, n_latents)
 
 
 @torch.no_grad()
@@ -122,8 +138,8 @@ def _candidates(
     bias: Tensor,
     count: int,
     ranks: Ranks | None,
-) -> tuple[Tensor, Tensor]:
-    """Return positive values that include the ``count`` largest, and their flat indices in ``[row, d_sae]``.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return positive values that include the ``count`` largest, their latents and rows, sorted by row.
 
     A lower bound is estimated from the first tile. If fewer than ``count`` values exceed it, the rows are encoded again
     with a lower bound, finally with 0. All ranks use the same bound, so that they repeat together.
@@ -134,23 +150,17 @@ def _candidates(
         return part if ranks is None else ranks.sum(torch.tensor(part, device=x.device)).item()
 
     n_values = total(len(x) * weight.shape[1])
-    values: list[Tensor] = []
-    indices: list[Tensor] = []
+    tiles: list[tuple[Tensor, Tensor, Tensor]] = []
     for slack in (1.25, 3.0, float("inf")):
-        bound, offset = None, 0
-        values.clear()
-        indices.clear()
+        bound: float | int | None = None
+        tiles.clear()
         for pre in pre_activation_tiles(x, weight, bias):
-            flat = pre.view(-1)
             if bound is None:
-                bound = total(_bound(flat, slack * count / n_values)) / (1 if ranks is None else ranks.n)
-            above = (flat > bound).nonzero().flatten()
-            values.append(flat[above])
-            indices.append(above + offset)
-            offset += flat.numel()
-        if bound == 0 or total(sum(map(len, values))) >= count:
+                bound = total(_bound(pre.view(-1), slack * count / n_values)) / (1 if ranks is None else ranks.n)
+            tiles.append(values_above(pre, pre.new_full(pre.shape[1:], bound)))
+        if bound == 0 or total(sum(len(values) for values, _, _ in tiles)) >= count:
             break
-    return torch.cat(values), torch.cat(indices)
+    return _joined(tiles, len(x))
 
 
 def _bound(flat: Tensor, share: float) -> float:

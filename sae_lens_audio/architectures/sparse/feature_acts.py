@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_audio.architectures.sparse.compiled import compiled_for
+
 
 @dataclass(frozen=True, eq=False)
 class Entries:
@@ -79,9 +81,12 @@ class _Decode(torch.autograd.Function):
 def _products(gradient: Tensor, directions: Tensor, entries: Entries) -> Tensor:
     """Return ``gradient[bag] . directions[latent]`` of every entry, without copying rows.
 
-    This is the kernel torch runs for the gradient of an embedding bag's weights. Calling it through autograd would
-    decode once more and build a dense gradient of the table.
+    Without compiled loops, this is the kernel torch runs for the gradient of an embedding bag's weights. Calling it
+    through autograd would decode once more and build a dense gradient of the table.
     """
+    loops = compiled_for(gradient, directions)
+    if loops is not None:
+        return loops.products(gradient, directions, entries.latents, entries.offsets)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         gradient, directions, entries.latents, entries.offsets, entries.bags, 0
     )
