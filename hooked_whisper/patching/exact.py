@@ -10,27 +10,33 @@ Sources: Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (arXiv 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.errors import PatchError
-from hooked_whisper.patching.encoder_sweep import EncoderSweep
+from hooked_whisper.activations.options import WindowSize
+from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.patching.encoder_sweep import EncoderSweep, collected
+from hooked_whisper.patching.frozen_positions import FrozenPositions, free_positions
 from hooked_whisper.patching.grid import Patch
 from hooked_whisper.patching.metrics import Metric, read_metric
+from hooked_whisper.patching.positions import filled_positions
 from hooked_whisper.patching.replacements import patched_rows
 from hooked_whisper.patching.resume import required_activations, resume_from
 from hooked_whisper.patching.runs import PatchedMetric, RunInputs, cache_run
 from hooked_whisper.patching.short_decoder import decode_over
+from hooked_whisper.patching.watching import is_watched
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 ENCODER_ROWS, ENCODER_ROWS_ON_CPU, DECODER_ROWS = 16, 2, 64  # on a CPU more encoder rows overflow the caches
 _ENCODED_ROWS = 8  # encoder outputs per decoder pass
+BEYOND = 25  # positions of padding that a patch can change with window="sound"
 
 
 @torch.no_grad()
@@ -43,15 +49,27 @@ def run_patches(
     *,
     encoder_rows: int | None = None,
     decoder_rows: int = DECODER_ROWS,
+    window: WindowSize = "full",
+    beyond: int = BEYOND,
+    check: int = 2,
     progress: bool = False,
 ) -> PatchedMetric:
     """Return the metric of the base run with each patch in turn, its activations taken from the source run.
 
-    encoder_rows, decoder_rows: patches per batch (default in the encoder: 2 on a CPU, else 16); memory grows with them.
+    Args:
+        encoder_rows, decoder_rows: patches per batch (default in the encoder: 2 on a CPU, else 16); memory grows with
+            them.
+        window: ``"full"`` is exact. With ``"sound"``, patches inside the encoder change only the positions of the sound
+            and of the patches; padding keeps the activations of the base run, and the result has a ``deviation``.
+            Patches of all positions, and of attention patterns or convolutions, run in full.
+        beyond: positions of padding after the sound that ``window="sound"`` lets change, at least.
+        check: number of patches that ``window="sound"`` also runs in full, for the deviation.
 
     Raises:
-        PatchError: the runs have different shapes, a point cannot be patched, or an index is out of range.
+        PatchError: the runs have different shapes, a point cannot be patched, an index is out of range, or
+            ``window="sound"`` does not apply.
     """
+    check_option("window", window, get_args(WindowSize), PatchError)
     if encoder_rows is None:
         encoder_rows = ENCODER_ROWS_ON_CPU if model.device.type == "cpu" else ENCODER_ROWS
     names = list(dict.fromkeys(name for patch in patches for name in patch.names))
@@ -60,15 +78,65 @@ def run_patches(
             raise PatchError(f"{point.name} has axes {list(point.axes)}: without a batch axis it cannot be patched")
     source_cache = cache_run(model, source, names)
     required = [required_name for name in names for required_name in required_activations(model, name)]
+    if window == "sound":
+        required += _check_sound(model, names, base, source)
     base_cache = cache_run(model, base, [*names, *required])
-    values = torch.empty(len(patches), dtype=torch.float64)
     sweep = EncoderSweep(model, base_cache, source_cache, encoder_rows)
+    ends = [float(read_metric(model, cache["unembed.hook_in"], metric)) for cache in (base_cache, source_cache)]
+    deviation = None
+    if window == "full":
+        values = _values(sweep, patches, base, metric, decoder_rows, progress)
+    else:
+        restricted = replace(sweep, frozen=_frozen(sweep, patches, base, source, beyond))
+        values = _values(restricted, patches, base, metric, decoder_rows, progress)
+        sample = (values - ends[0]).abs().topk(min(check, len(values))).indices
+        in_full = _values(sweep, [patches[k] for k in sample], base, metric, decoder_rows, False)
+        deviation = float((values[sample] - in_full).abs().max()) if len(sample) else None
+    return PatchedMetric(values, *ends, deviation)
+
+
+def _check_sound(model: HookedWhisper, names: Sequence[str], base: RunInputs, source: RunInputs) -> list[str]:
+    """Return the activations of the base run that ``window="sound"`` needs.
+
+    Raises:
+        PatchError: a point is not inside the encoder, a run has no mel, or something acts inside the encoder.
+    """
+    blocks = range(len(model.encoder.blocks))
+    outside = [name for name in names if not name.startswith("encoder.blocks.")]
+    if outside or base.mel is None or source.mel is None:
+        where = f"{outside[0]} is outside" if outside else "the runs start from encoder outputs, not mels"
+        raise PatchError(f"window='sound' is for points inside the encoder's blocks, but {where}: use window='full'")
+    if any(is_watched(block) for block in model.encoder.blocks):
+        raise PatchError(
+            "window='sound' does not compute all positions, but a hook, mask or SAE acts in the encoder: remove it, or "
+            "use window='full'"
+        )
+    return [f"encoder.blocks.{n}.hook_resid_pre" for n in blocks] + [f"encoder.blocks.{blocks[-1]}.hook_resid_post"]
+
+
+def _frozen(
+    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, source: RunInputs, beyond: int
+) -> FrozenPositions:
+    """Return the encoder with all positions frozen but those of the sound and of the patches."""
+    assert base.mel is not None and source.mel is not None  # checked before the runs
+    n_sound = max(filled_positions(torch.cat([base.mel, source.mel])))
+    needed = torch.zeros(sweep.base["encoder.hook_out"].shape[1], dtype=torch.bool)
+    for patch in patches:
+        if sweep.shares_work(patch):
+            needed |= sweep.changed(patch)
+    free = free_positions(n_sound + beyond, needed).to(sweep.model.device)
+    return FrozenPositions.of(sweep.model.encoder, sweep.base, free)
+
+
+def _values(
+    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, metric: Metric, decoder_rows: int, progress: bool
+) -> Float[Tensor, "patch"]:
+    values = torch.empty(len(patches), dtype=torch.float64)
     with tqdm(total=len(patches), desc="patching", disable=not progress, leave=False) as bar:
         for numbers, hidden in _hidden(sweep, patches, base, decoder_rows, metric.at):
-            values[numbers] = read_metric(model, hidden, metric).double().cpu()
+            values[numbers] = read_metric(sweep.model, hidden, metric).double().cpu()
             bar.update(len(numbers))
-    ends = [float(read_metric(model, cache["unembed.hook_in"], metric)) for cache in (base_cache, source_cache)]
-    return PatchedMetric(values, *ends)
+    return values
 
 
 def _hidden(
@@ -92,16 +160,8 @@ def _decoded(
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
     """Decode several batches of encoder outputs at once: the decoder's weights are read once for all of them."""
     resid = sweep.base["decoder.blocks.0.hook_resid_pre"]
-    waiting: list[Tensor] = []
-    batch: list[int] = []
-    left = len(patches)
-    for of_rows, encoded in sweep.outputs(patches):
-        waiting.append(encoded)
-        batch += [numbers[number] for number in of_rows]
-        left -= len(of_rows)
-        if len(batch) >= _ENCODED_ROWS or not left:
-            yield batch, decode_over(sweep.model, resid, torch.cat(waiting), at)
-            waiting, batch = [], []
+    for batch, encoded in collected(sweep.outputs(patches), _ENCODED_ROWS):
+        yield [numbers[number] for number in batch], decode_over(sweep.model, resid, torch.cat(encoded), at)
 
 
 def _resumed(sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs) -> Float[Tensor, "row token d_model"]:

@@ -31,6 +31,8 @@ class PatchResult(Tabular):
     direction: ``"denoise"`` patches the clean run into the corrupt one (base = corrupt), ``"noise"`` the reverse.
     site: what was patched, for titles.
     method: ``"exact"`` (every patch was run) or ``"attribution"`` (estimated from one gradient).
+    deviation: with ``window="sound"``, the largest difference to the full window among the patches that were also run
+        there, in the metric's unit.
     """
 
     axes: tuple[GridAxis, ...]
@@ -42,6 +44,7 @@ class PatchResult(Tabular):
     site: str
     pairs: tuple[str, ...]
     method: PatchMethod = "exact"
+    deviation: Float[np.ndarray, "pair"] | None = None
 
     @property
     def effect(self) -> Float[np.ndarray, "pair *grid"]:
@@ -117,11 +120,16 @@ class PatchResult(Tabular):
     def summary(self) -> Summary:
         shape = " x ".join(counted(len(axis.labels), axis.name) for axis in self.axes)
         mean = self.mean
-        notes = (
+        notes: tuple[str, ...] = (
             f"{shape}; metric in {self.unit}: {float(self.base.mean()):.4g} unpatched, "
             f"{float(self.source.mean()):.4g} in the source run",
             "effect: 0 is unpatched, 1 is the source run; mean over pairs, the largest first",
         )
+        if self.deviation is not None:
+            notes += (
+                "padding keeps its unpatched activations (window='sound'): of patches also run in the full window, "
+                f"the metric differs by at most {float(self.deviation.max()):.2g} {self.unit}",
+            )
         size = np.where(np.isfinite(mean), np.abs(mean), -1.0).ravel()
         metric, rows = self.values.mean(0), []
         for flat in np.argsort(-size, kind="stable")[:10]:

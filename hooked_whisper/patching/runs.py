@@ -92,11 +92,16 @@ def with_spans(pairs: Sequence[CleanCorruptPair], spans: Sequence[PositionsLike]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchedMetric(Showing):
-    """The metric of every patch of a grid, of the base run, and of the source run."""
+    """The metric of every patch of a grid, of the base run, and of the source run.
+
+    deviation: with ``window="sound"``, the largest difference to the full window among the patches that were also run
+        there, in the metric's unit.
+    """
 
     values: Float[Tensor, "patch"]
     base: float
     source: float
+    deviation: float | None = None
 
 
 def cache_run(model: HookedWhisper, inputs: RunInputs, names: Sequence[str]) -> Mapping[str, Tensor]:

@@ -48,10 +48,16 @@ class SplitAttention:
 
     @classmethod
     def of(
-        cls, block: Block, resid: Float[Tensor, "1 position d_model"], sets: Sequence[Bool[Tensor, "position"]]
+        cls,
+        block: Block,
+        resid: Float[Tensor, "1 position d_model"],
+        sets: Sequence[Bool[Tensor, "position"]],
     ) -> SplitAttention:
-        """Split the block's attention. No set may contain all positions. Costs about one attention for all sets."""
-        q, k, v = _queries_keys_values(block, resid)
+        """Split the block's attention. No set may contain all positions.
+
+        Costs about one attention for all sets together.
+        """
+        q, k, v = queries_keys_values(block, resid)
         members, atom_of = torch.stack(list(sets)).unique(dim=1, return_inverse=True)  # [set, atom], [position]
         atoms = [(atom_of == number).nonzero()[:, 0] for number in range(members.shape[1])]
         parts = [AttentionPart(*attention_part(q, k[:, :, keys], v[:, :, keys])) for keys in atoms]
@@ -73,7 +79,7 @@ class SplitAttention:
         heads: dict[str, Heads] = {name: values.transpose(1, 2) for name, values in changed.items()}
         if resid is not None:
             x = x.index_copy(1, positions, resid)
-            heads = dict(zip("qkv", _queries_keys_values(self.block, resid), strict=True))
+            heads = dict(zip("qkv", queries_keys_values(self.block, resid), strict=True))
         z = self._attend(number, positions, rows, heads)
         return self.block.from_mid_cross(x + self.block.attn.out(z.transpose(1, 2).flatten(2)))
 
@@ -102,7 +108,8 @@ def merge(parts: Sequence[AttentionPart]) -> AttentionPart:
     return merged
 
 
-def _queries_keys_values(block: Block, resid: Float[Tensor, "row pos d_model"]) -> tuple[Heads, Heads, Heads]:
+def queries_keys_values(block: Block, resid: Float[Tensor, "_row _pos d_model"]) -> tuple[Heads, Heads, Heads]:
+    """Return queries, keys and values of a block's self-attention, without hooks."""
     attn = block.attn
     normed = block.ln1(resid)
     q, k, v = (
