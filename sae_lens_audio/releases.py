@@ -60,6 +60,10 @@ def load_release(
         CheckpointError: there is no such release or SAE; the message lists those that exist, or has the command that
             trains it.
     """
+    for name, value in (("release", release), ("sae_id", sae_id)):
+        if not isinstance(value, str | Path):
+            raise CheckpointError(f"{name} is {value!r}, expected a string such as 'tiny.en' or 'encoder.blocks.2'")
+    release, sae_id = str(release), str(sae_id)
     path = Path(release).expanduser()
     if path.is_dir() and release != DEMO:
         return load_sae(path / sae_id)
@@ -91,10 +95,15 @@ def load_named(place: Place) -> LoadedSAE:
     """
     text = str(place)
     release, _, sae_id = text.partition("/")
-    is_place = "://" in text or Path(text).expanduser().exists()
-    if is_place or _release_name(release, (*packaged_saes(), *_trainable())) is None:
+    if "://" in text or Path(text).expanduser().exists():
         return load_sae(place)
-    return load_release(release, sae_id)
+    known = (*packaged_saes(), *_trainable())
+    if _release_name(release, known) is not None:
+        return load_release(release, sae_id)
+    try:
+        return load_sae(place)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or name a packaged one; {_known_releases(release, known)}") from error
 
 
 def _loadable(runs: str | Path | None) -> list[AvailableSAE]:

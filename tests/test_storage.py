@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_failed_upload_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> N
         write_atomic(place, b"new")
     assert place.read_bytes() == b"old"
     assert [p.name for p in place.parent.iterdir()] == ["a.bin"]
+
+
+def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hooked_whisper._support.storage.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.bin") as caught:
+        write_atomic(path, b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_local_copy_follows_the_remote_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sae_lens_audio.benchmark.results import Benchmark, SubjectScores, load_benc
 TRAINING = Path(__file__).resolve().parents[1] / "data" / "sae_training.json"
 SHOWN = (
     "l0", "explained_variance", "cross_entropy_recovered", "wer_change", "phone_f1", "phone_probe_k1",
-    "phone_probe_k16", "speaker_probe_k16", "erasure_k5",
+    "phone_probe_k16", "speaker_probe_k5", "erasure_k5",
 )  # fmt: skip
 MARKS = {"fails": " (fails)", "weak": " (weak)"}
 

@@ -60,6 +60,9 @@ def write_atomic(path: AnyPath, data: bytes) -> None:
     """Write a file atomically: readers, also after a crash, see the old content or the new, never a part.
 
     Remote files are uploaded under another name and moved; object stores show an upload only once it is complete.
+
+    Raises:
+        OSError: of the system, such as a full disk; it names the file.
     """
     if not is_local(path):
         _upload(path, data)
@@ -73,8 +76,10 @@ def write_atomic(path: AnyPath, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, new_file_mode())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk fails in write(), which has no name
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -132,6 +132,24 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
             logger.setLevel(level)
 
 
+def exit_code_of(prog: str, call: Callable[[], int | None], if_interrupted: str = SAME_COMMAND) -> int:
+    """Call a function and return the exit code of the program: what it returns or 0, 2 after a ``HookedWhisperError``
+    or ``OSError`` (printed as one line), or 130 after an interruption.
+
+    if_interrupted: how to resume.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    try:
+        return call() or 0
+    except KeyboardInterrupt as interruption:
+        print(f"{prog}: interrupted; {str(interruption) or if_interrupted}", file=sys.stderr)
+        return 130
+    except (HookedWhisperError, OSError) as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
 @contextmanager
 def _warnings_in_a_line(prog: str) -> Iterator[None]:
     """Print each warning once, as one line without the place in our code."""

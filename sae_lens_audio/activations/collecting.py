@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from hooked_whisper._support.locks import locked
 from hooked_whisper._support.ranks import TorchRanks
-from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local, write_atomic
+from hooked_whisper._support.storage import AnyPath, Place, as_path, write_atomic
 from hooked_whisper.corpora import Cursor, Failure, Recording
 from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
@@ -295,22 +295,7 @@ def _alone(folder: AnyPath) -> Iterator[None]:
         HookedWhisperError: another process is collecting into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            fcntl = None  # type: ignore[assignment]
-        if fcntl is not None and is_local(folder):
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise HookedWhisperError(
-                    f"another process is collecting into {folder}: wait for it, or choose another folder"
-                ) from error
-            except OSError:  # the file system has no locks
-                _log.debug("%s cannot be locked", folder)
+    with locked(folder, "collecting into"):
         for pattern in (".shard-*.safetensors.*", f".{MANIFEST}.*"):
             for partial in folder.glob(pattern):
                 partial.unlink(missing_ok=True)

@@ -118,7 +118,11 @@ def benchmark_data(
     names = label_names([clip.alignment for clip in clips])
     speakers = tuple(sorted({_speaker(clip, i) for i, clip in enumerate(clips)}))
     if len(speakers) < 2:
-        raise ArgumentError(f"the clips are of {len(speakers)} speaker, but probes are tested on other speakers")
+        raise ArgumentError(
+            f"{len(clips)} clips are of {len(speakers)} speaker ({', '.join(speakers) or 'none'}), but probes are "
+            "tested on speakers that they were not fitted on: give clips of two or more speakers (--speaker-folders if "
+            "each has a folder)"
+        )
     points = [name for hook in dict.fromkeys(hooks) for name in model.hook_names(hook)]
     with torch.no_grad(), collect_rows(model, clips, points, track=track, room=room) as collected:
         parts = [[collected.features(HookBasis(point), i) for i in range(len(clips))] for point in points]
@@ -130,7 +134,10 @@ def benchmark_data(
     tokens = np.sum([label.tokens() for label in labels], axis=0)
     judged = [i for i, name in enumerate(names) if name != SILENCE and tokens[i] >= min_tokens]
     if len(judged) < 2:
-        raise ArgumentError(f"{len(judged)} phones are said {min_tokens} times or more: give more clips")
+        raise ArgumentError(
+            f"{len(judged)} phones are said {min_tokens} times or more in {len(clips)} clips, but 2 are needed: give "
+            "more clips, or a smaller min_tokens"
+        )
     number = np.full(len(names) + 1, UNLABELED)  # the last entry is for positions without a label
     number[judged] = np.arange(len(judged))
     ids = np.concatenate([label.ids for label in labels])

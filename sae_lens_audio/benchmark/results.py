@@ -162,8 +162,18 @@ def load_benchmark(path: str | Path) -> Benchmark:
 
 
 def scores_from_json(data: Mapping[str, Any]) -> dict[str, Score]:
-    """Return scores from ``plain(scores)``."""
-    return {name: Score(Estimate(*score["estimate"]), score["parts"]) for name, score in data.items()}
+    """Return scores from ``plain(scores)``.
+
+    Raises:
+        KeyError, ValueError: a score is damaged.
+    """
+    return {name: Score(_estimate(name, score["estimate"]), score["parts"]) for name, score in data.items()}
+
+
+def _estimate(name: str, values: Any) -> Estimate:
+    if not isinstance(values, list) or len(values) != 3 or any(isinstance(x, str | bool | list | dict) for x in values):
+        raise ValueError(f"the estimate of {name} is {values!r}, expected [value, low, high]")
+    return Estimate(*values)
 
 
 def _has_curve(subject: SubjectScores) -> bool:

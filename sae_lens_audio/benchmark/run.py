@@ -13,9 +13,11 @@ from torch import Tensor
 
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, CheckpointError
+from hooked_whisper.features.phones.position_labels import label_names
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.findings.core.packing import SPARE
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.benchmark import attached
 from sae_lens_audio.benchmark.audit import packaged_audit
@@ -119,6 +121,7 @@ def run_benchmark(
     seeds: Sequence[str] = (),
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     inputs: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     store: ScoreStore | None = None,
     track: Track = lambda steps, what: steps,
 ) -> Benchmark:
@@ -131,7 +134,7 @@ def run_benchmark(
         hook_out: the hook point that transcoders predict.
         seeds: names of SAEs that differ only in their seed: latents that recur are counted.
         facts: of each SAE, for the table.
-        inputs: further facts about the speech.
+        inputs: further facts about the speech. notes: what a reader should know about it.
         store: scores of an interrupted benchmark, with which it resumes.
         track: wraps the subjects, for instance in a progress bar.
 
@@ -160,7 +163,7 @@ def run_benchmark(
         scored[subject.name] = store.get(
             subject.name, lambda s=subject, d=labels, f=used: score_subject(s, d, f)  # type: ignore[misc]
         )  # fmt: skip
-    notes = []
+    notes = [*notes, *_left_out(clips, data, options.min_tokens)]
     if options.attached_clips:
         try:
             _attach(model, clips, subjects, data, scored, options, store)
@@ -186,6 +189,12 @@ def run_benchmark(
         verdicts=_verdicts(),
         notes=notes,
     )
+
+
+def _left_out(clips: Sequence[Clip], data: BenchmarkData, min_tokens: int) -> list[str]:
+    """Return which phones of the clips are not judged."""
+    rare = [name for name in label_names(clip.alignment for clip in clips) if name not in (*data.phones, SILENCE)]
+    return [f"phones said less than {min_tokens} times, which are not judged: {', '.join(rare)}"] if rare else []
 
 
 def _verdicts() -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import ShapeError, check_option
+from hooked_whisper.errors import AudioError, ShapeError, check_option
 from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
 from hooked_whisper.hooked import HookedWhisper
@@ -132,10 +132,13 @@ def noisy_rows(
         room: as for ``benchmark_data``, with the same value.
 
     Raises:
-        AudioError: a clip is digital silence.
+        AudioError: a clip is digital silence; the message names it.
         CacheSizeError, PatchError: as of :func:`~hooked_whisper.features.phones.labeled_rows.collect_rows`.
     """
     check_option("kind", kind, get_args(Noise))
+    for clip in clips:
+        if not clip.samples.any():
+            raise AudioError(f"{clip.alignment.utterance!r} is digital silence, which has no SNR: leave it out")
     noisy = [
         replace(clip, samples=add_noise(clip.samples, snr_db, kind, seed=seed + i).corrupt)
         for i, clip in enumerate(clips)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from hooked_whisper.cli.prepare import check_output
 from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of, speech_to_fit
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hooked_whisper.corpora import Clip, Recording
+    from hooked_whisper.hooked import HookedWhisper
     from sae_lens_audio.formats import LoadedSAE
 
 ATTACHED, CLIPS, FITTED, MIN_TOKENS = 40, 400, 60, 20
@@ -39,14 +43,22 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help="output folder (bench)")
     parser.add_argument("--hook-out", metavar="NAME", help="hook point that transcoders predict (default: recorded)")
     parser.add_argument(
-        "--clips", type=positive, default=CLIPS, metavar="N", help=f"windows to score, at most ({CLIPS})"
+        "--clips",
+        type=positive,
+        default=CLIPS,
+        metavar="N",
+        help=f"maximum number of windows of up to 30 s to score ({CLIPS}); speakers take turns",
     )
     parser.add_argument(
         "--attached", type=not_negative, default=ATTACHED, metavar="N",
         help=f"clips to decode with each SAE attached, 0 for none ({ATTACHED})",
     )  # fmt: skip
     parser.add_argument(
-        "--min-tokens", type=positive, default=MIN_TOKENS, metavar="N", help=f"skip rarer phones ({MIN_TOKENS})"
+        "--min-tokens",
+        type=positive,
+        default=MIN_TOKENS,
+        metavar="N",
+        help=f"skip phones that are said less often ({MIN_TOKENS})",
     )
     parser.add_argument(
         "--fit-audio", metavar="PLACE",
@@ -74,6 +86,7 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
 
     from tqdm import tqdm
 
+    from hooked_whisper.errors import HookedWhisperError
     from hooked_whisper.features.phones.labeled_clips import labeled_clips
     from sae_lens_audio.benchmark import BenchmarkOptions, ScoreStore, benchmark_points, run_benchmark
     from sae_lens_audio.benchmark.page import PAGE, write_page
@@ -82,7 +95,19 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
 
     model, _ = load_model(parsed, named.checkpoint)
     check_weights(parsed, model, saes)
-    clips = labeled_clips(model, texts_of(parsed, model, list(corpus)), parsed.clips, phones_only=True)
+    recordings = texts_of(parsed, model, list(corpus))
+    labeled = labeled_clips(model, in_turns(recordings), parsed.clips, phones_only=True)
+    silent = [clip.alignment.utterance for clip in labeled.clips if not clip.samples.any()]
+    clips = labeled._replace(
+        clips=by_speaker([clip for clip in labeled.clips if clip.samples.any()]),
+        failures=[*labeled.failures, *((name, "it is digital silence: record it again") for name in silent)],
+    )
+    if not clips.clips:
+        why = f"; the first failure: {': '.join(clips.failures[0])}" if clips.failures else ""
+        raise HookedWhisperError(
+            f"none of {len(recordings)} recordings ({described}) has phones: give their files with --alignments, or "
+            f"make them with hooked-whisper align{why}"
+        )
     fitted_clips = labeled_clips(model, fitted, FITTED)
     points = benchmark_points(model, hooks.reads, hooks.predicts)
     rows = gather_rows(model, fitted_clips.clips, points.names, language=parsed.language, seed=parsed.seed)
@@ -105,7 +130,8 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
         seeds=seeds,
         facts={name: facts_of(sae) for name, sae in saes.items()},
         inputs={"corpus": described, "fitted positions": len(rows[points.reads]), "options": vars(options)},
-        store=ScoreStore(parsed.out / "scores", _key(saes, clips.clips, options)),
+        notes=_notes(recordings, clips.clips, parsed.clips),
+        store=ScoreStore(parsed.out / "scores", _key(saes, model, rows, clips.clips, (hooks, options))),
         track=track,
     )
     benchmark.save(parsed.out)
@@ -161,13 +187,55 @@ def _fitted(parsed: argparse.Namespace) -> Sequence[Recording]:
     return packaged_speech(split="train")
 
 
-def _key(saes: Mapping[str, LoadedSAE], clips: Sequence[Clip], options: object) -> str:
-    """Return a digest of the SAEs, the sound and its labels, and the options: scores of others are not reused."""
-    digest = hashlib.sha256(repr(options).encode())
+def in_turns(corpus: Sequence[Recording]) -> list[Recording]:
+    """Return the recordings so that speakers take turns: the first of each, then the second of each, ..."""
+    turn: Counter[str] = Counter()
+    numbered = []
+    for recording in corpus:
+        numbered.append((turn[recording.speaker], recording))
+        turn[recording.speaker] += 1
+    return [recording for _, recording in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def by_speaker(clips: Sequence[Clip]) -> list[Clip]:
+    """Return clips so that those of a speaker are together, in their order; windows are filled with one speaker."""
+    speakers = list(dict.fromkeys(clip.speaker for clip in clips))
+    return sorted(clips, key=lambda clip: speakers.index(clip.speaker))
+
+
+def _notes(recordings: Sequence[Recording], clips: Sequence[Clip], most: int) -> list[str]:
+    """Return what a reader of the scores must know about the recordings."""
+    notes = []
+    without = len(recordings) - sum(not clip.offset for clip in clips)
+    if without and len(clips) < most:
+        notes.append(f"not scored, without phones or unreadable: {without} of {len(recordings)} recordings")
+    if anonymous := sum(not recording.speaker for recording in recordings):
+        notes.append(
+            f"{anonymous} recordings name no speaker: each counts as a speaker by itself, so that one person may be "
+            "both fitted and scored"
+        )
+    return notes
+
+
+def _key(
+    saes: Mapping[str, LoadedSAE],
+    model: HookedWhisper,
+    fitted: Mapping[str, Tensor],
+    clips: Sequence[Clip],
+    options: object,
+) -> str:
+    """Return a digest of everything that scores depend on; scores with another one are computed again."""
+    from hooked_whisper.loading import weights_sha256
+
+    digest = hashlib.sha256(f"{weights_sha256(model)} {options!r}".encode())
     for name, loaded in saes.items():
-        digest.update(name.encode())
+        digest.update(f"{name} {loaded.sae!r}".encode())
         for key, value in sorted(loaded.sae.state_dict().items()):
-            digest.update(key.encode() + value.cpu().numpy().tobytes())
+            digest.update(key.encode() + value.float().cpu().numpy().tobytes())
+    for point, rows in sorted(fitted.items()):
+        digest.update(point.encode() + rows.float().cpu().numpy().tobytes())
     for clip in clips:
-        digest.update(clip.samples.tobytes() + repr(clip.alignment.phones).encode())
+        digest.update(
+            f"{clip.speaker} {clip.alignment.text} {clip.alignment.phones!r}".encode() + clip.samples.tobytes()
+        )
     return digest.hexdigest()

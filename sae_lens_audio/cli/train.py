@@ -55,7 +55,7 @@ def run_train(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
     from hooked_whisper._support.ranks import OF_STEPS, torchrun_ranks
     from hooked_whisper._support.storage import as_path
     from sae_lens_audio.formats import load_sae
-    from sae_lens_audio.training.runs import source_of, trainer_of
+    from sae_lens_audio.training.runs import alone, source_of, trainer_of
     from sae_lens_audio.training.settings import read_settings
 
     settings = read_settings(parsed.settings)
@@ -65,7 +65,7 @@ def run_train(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
     check_output(parsed.out or settings.run.folder)
     device = device_of(parsed.device or settings.run.device)
     folder = as_path(parsed.out or settings.run.folder)
-    with torchrun_ranks(device, OF_STEPS) as ranks:
+    with torchrun_ranks(device, OF_STEPS) as ranks, alone(folder, ranks):
         trainer = trainer_of(settings, source_of(settings.activations, device), folder, device=device, ranks=ranks)
         first = ranks is None or ranks.rank == 0
         if trainer.number and first:

@@ -18,6 +18,10 @@ _SCORES = {
     "corpus": "speech",
 }
 _SCORED_ON = {"held_out": "held-out speakers", "voices": "held-out neural voices", "human": "human speech"}
+_BENCHMARK_NOTE = (
+    "Value, 95 % interval by speaker, unit. Windows are filled with several sentences of one speaker, as in training; "
+    "for the scores on voices and human speech above, each window has one sentence."
+)
 _RUN = {
     "recipe": "recipe",
     "command": "command",
@@ -131,7 +135,7 @@ def _scores(extra: Mapping[str, Any]) -> str:
         text += f"\nRounding the weights to float16 changed the scores of the last column by: {changes}.\n"
     benchmark = extra.get("benchmark")
     if isinstance(benchmark, Mapping):
-        text += f"\n### Benchmark\n\nValue, 95 % interval by speaker, unit.\n\n{markdown_table(benchmark)}\n"
+        text += f"\n### Benchmark\n\n{_BENCHMARK_NOTE}\n\n{markdown_table(benchmark)}\n"
     return text
 
 

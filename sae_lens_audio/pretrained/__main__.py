@@ -17,38 +17,39 @@ import torch
 
 from hooked_whisper._support.ranks import OF_PASSES, OF_STEPS, torchrun_ranks
 from hooked_whisper.cli.model_arguments import device_of, not_negative, positive, threads
-from hooked_whisper.errors import ConfigError, HookedWhisperError
+from hooked_whisper.cli.running import exit_code_of
+from hooked_whisper.errors import ConfigError
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.pretrained.recipes import BLOCKS, read_recipes, recipe_names
 from sae_lens_audio.pretrained.runs import TrainingRun, collect, open_speech, train
 
-log = logging.getLogger(__name__)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Return 1 and print the message if something is wrong."""
+    """Run the command and return its exit code, 2 if something is wrong."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     parsed = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
-    try:
-        _run(parsed, f"python -m sae_lens_audio.pretrained {' '.join(argv)}")
-    except HookedWhisperError as error:
-        log.error("error: %s", error)
-        return 1
-    return 0
+    command = f"python -m sae_lens_audio.pretrained {' '.join(argv)}"
+    return exit_code_of(parser.prog, lambda: _run(parsed, command))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sae_lens_audio.pretrained",
-        description=__doc__,
+        description=(__doc__ or "").replace("``", "`"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="tiny.en", metavar="NAME", help="tiny.en (default), base, or another")
-    parser.add_argument("--audio", nargs="+", required=True, metavar="PLACE", help="corpora to train on")
+    parser.add_argument(
+        "--audio",
+        nargs="+",
+        required=True,
+        metavar="PLACE",
+        help="corpora to train on, such as the folder that sae_lens_audio.speech wrote",
+    )
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--recipes", nargs="+", default=[], metavar="R", help=f"some of {', '.join(recipe_names())} (default: all)"
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         type=not_negative,
         default=[0],
         metavar="S",
-        help="of weights and order of rows (default: 0)",
+        help="seeds of weights and order of rows; one SAE each (default: 0)",
     )
     parser.add_argument(
         "--steps", type=positive, metavar="N", help="number of steps instead of the recipe's, for a quick look"

@@ -21,6 +21,7 @@ from sae_lens_audio.formats.saelens_cfg import our_block
 FOLDER = Path(__file__).parent
 DEMO = "demo"
 MOST_ACTIVE = 0.1
+HUMAN, HELD_OUT = "human speech", "held-out speakers"  # what an SAE was scored on
 DEFAULT_RULE = (
     "the SAE with the highest explained variance on human speech, among those with an L0 of at most a tenth of their "
     "features if there are any"
@@ -64,7 +65,7 @@ class AvailableSAE:
         cfg = read_json(source)
         block, metadata = our_block(cfg), from_saelens(cfg.get("metadata") or {}, source)
         architecture = block.get("architecture")
-        if not isinstance(architecture, str) or not metadata.hook_name:
+        if not isinstance(architecture, str) or not metadata.hook_name or not {"d_in", "d_sae"} <= set(cfg):
             raise CheckpointError(
                 f"{source} was not written by sae_lens_audio with a hook point: load it by its folder"
             )
@@ -111,7 +112,7 @@ def sae_id_of(metadata: Metadata, architecture: str, d_in: int, d_sae: int) -> s
 
 def scores_of(metadata: Metadata) -> tuple[str, Mapping[str, Any]]:
     """Return what the SAE was scored on, human speech if possible, and the scores; empty if it was not."""
-    for key, described in (("human", "human speech"), ("held_out", "held-out speakers")):
+    for key, described in (("human", HUMAN), ("held_out", HELD_OUT)):
         scores = metadata.extra.get(key)
         if isinstance(scores, Mapping):
             return described, scores
@@ -203,24 +204,26 @@ class AvailableSAEs(Tabular):
         ]
 
     def summary(self) -> Summary:
-        columns = ("release", "sae_id", "d_sae", "L0", "explained variance", "scored on", "MB", "source")
+        columns = ("release", "sae_id", "source", "d_sae", "MB", "L0", "expl. var.", "on")
         rows = tuple(
             (
                 row["release"],
                 row["sae_id"],
+                (row["source"] if row["source"] in ("packaged", "recipe") else "run") + ("*" if row["default"] else ""),
                 row["d_sae"],
+                row["bytes"] and row["bytes"] / 1e6,
                 row["l0"],
                 row["explained_variance"],
-                row["scored_on"] or None,
-                row["bytes"] and row["bytes"] / 1e6,
-                (row["source"] if row["source"] in ("packaged", "recipe") else "run")
-                + (", default" if row["default"] else ""),
+                {HUMAN: "human", HELD_OUT: "held out"}.get(row["scored_on"]),
             )
             for row in self.to_rows()
         )
-        notes: tuple[str, ...] = (f"default of a hook point: {DEFAULT_RULE}",)
+        notes: tuple[str, ...] = (f"*: the hook point alone names it, {DEFAULT_RULE}",)
         if any(sae.folder is None for sae in self.saes):
-            notes += ("recipe: python -m sae_lens_audio.pretrained trains it",)
+            notes += ("recipe: python -m sae_lens_audio.pretrained trains it; it is not packaged",)
+        scored_on = {sae.scored_on for sae in self.saes}
+        if HELD_OUT in scored_on:
+            notes += ("L0 and explained variance on human speech, or on held-out speakers of the training speech",)
         n = sum(sae.is_packaged for sae in self.saes)
         return Summary(f"{len(self)} SAEs for SAE.from_pretrained(release, sae_id), {n} packaged", notes, columns, rows)
 

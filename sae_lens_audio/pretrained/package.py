@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.cli.running import exit_code_of
 from hooked_whisper.corpora import Recording, open_corpus, packaged_speech
-from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.errors import CheckpointError
 from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.loading import weights_sha256
@@ -57,12 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="output folder (default: the package's)")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        package(parsed.runs, parsed.human, parsed.benchmark, parsed.to)
-    except HookedWhisperError as error:
-        log.error("error: %s", error)
-        return 1
-    return 0
+    return exit_code_of(
+        parser.prog, lambda: package(parsed.runs, parsed.human, parsed.benchmark, parsed.to), "run it again"
+    )
 
 
 def package(runs: Path, human: str | None = None, benchmarks: Sequence[Path] = (), to: Path = FOLDER) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import random
@@ -30,9 +31,10 @@ from sae_lens_audio.activations import (
 )
 from sae_lens_audio.activations.manifest import MANIFEST, Manifest, header_of, read_manifest
 from sae_lens_audio.activations.reading import RowReader
-from sae_lens_audio.formats import save_sae
+from sae_lens_audio.errors import TrainingError
+from sae_lens_audio.formats import Metadata, save_sae
 from sae_lens_audio.pretrained.recipes import Recipe, hooks_of
-from sae_lens_audio.training.runs import TrainingRows, trainer_of
+from sae_lens_audio.training.runs import TrainingRows, alone, describe, trainer_of
 from sae_lens_audio.training.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -167,12 +169,31 @@ def train(
 
     ``folder/at-0.0625`` and ``folder/at-0.25`` are the SAE after these shares of the steps. A finished run is not
     repeated. Returns ``None`` in all processes but the first.
+
+    Raises:
+        TrainingError: ``folder`` has a run with other settings.
+        HookedWhisperError: another process trains in ``folder``.
     """
-    if finished := finished_metadata(folder):
-        return finished["held_out"]
+    with alone(folder, ranks):
+        return _train(run, stores, folder, command, steps, device, ranks)
+
+
+def _train(
+    run: TrainingRun,
+    stores: Sequence[ActivationStore],
+    folder: Path,
+    command: str,
+    steps: int | None,
+    device: torch.device | str,
+    ranks: TorchRanks | None,
+) -> Mapping[str, Any] | None:
     hooks = run.recipe.hooks(run.block)
     rows = training_rows(stores, hooks)
     settings = run.recipe.settings(rows.activations.widths[0], run.block, run.seed, steps)
+    if finished := finished_metadata(folder):
+        check_finished(finished, describe(settings, rows), folder)
+        log.info("%s: finished before, %s", folder.name, finished["held_out"])
+        return finished["held_out"]
     hours = hours_by_kind(stores)
     origin = {"recipe": run.recipe.name, "speech_hours": hours, "command": command, "machine": machine(device, ranks)}
     trainer = trainer_of(settings, rows, folder, corpus=_described(hours), origin=origin, device=device, ranks=ranks)
@@ -196,6 +217,29 @@ def finished_metadata(folder: Path) -> Mapping[str, Any] | None:
         return None
     metadata = read_json(path)["metadata"]
     return metadata if "seconds" in metadata else None
+
+
+def check_finished(finished: Mapping[str, Any], planned: Metadata, folder: Path) -> None:
+    """Compare the metadata of a finished run with that of the run that was asked for.
+
+    A run on other speech is kept, with a warning, because scores of several corpora may be wanted in one folder.
+
+    Raises:
+        TrainingError: the settings of the training differ.
+    """
+    before, now = finished.get("training") or {}, planned.extra["training"]
+    different = [
+        f"{key} was {before[key]!r}, now {value!r}"
+        for key, value in now.items()
+        if key in before and json.dumps(before[key]) != json.dumps(value)
+    ]
+    if different:
+        raise TrainingError(
+            f"{folder / 'sae'} is of a finished run with other settings ({'; '.join(different[:4])}): choose another "
+            "folder for the runs, or delete that one"
+        )
+    if finished.get("corpus_sha256") not in (None, planned.corpus_sha256):
+        log.warning("%s was trained on other speech (%s): it is kept", folder / "sae", finished.get("corpus"))
 
 
 def machine(device: torch.device | str, ranks: TorchRanks | None) -> str:

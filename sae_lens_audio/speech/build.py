@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from hooked_whisper._support.locks import locked
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError
@@ -55,9 +56,17 @@ def build_training_speech(
 
     Raises:
         MissingExtraError: onnxruntime, Kokoro's packages or voices cannot be found.
-        RuntimeError: flite is needed and not installed.
+        AudioError: flite is needed and not installed, or ``metadata.jsonl`` is damaged.
+        HookedWhisperError: another process writes to the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "making speech in"):
+        return _build(passages, folder, voices, processes, progress)
+
+
+def _build(
+    passages: Sequence[Passage | RecordedPassage], folder: Path, voices: Path | None, processes: int, progress: bool
+) -> int:
     rows = _read_rows(folder)
     waiting = [passage for passage in passages if not _is_done(passage, rows, folder)]
     if any(isinstance(passage, Passage) and passage.synthesizer == "kokoro" for passage in waiting):
@@ -90,15 +99,23 @@ def _read_rows(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of the table by their keys; empty if it does not exist.
 
     Raises:
-        AudioError: the table has other columns.
+        AudioError: the table is damaged, or has other columns.
     """
     path = folder / TABLE
     if not path.is_file():
         return {}
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    if not all("key" in row for row in rows):
-        raise AudioError(f"{str(path)!r} was not written by this command: choose another folder")
-    return {row["key"]: row for row in rows}
+    rows = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise AudioError(
+                f"{path}, line {number} is not JSON ({error}): delete the line, and its passage is made again"
+            ) from error
+        if not isinstance(row, dict) or not {"key", "file_name"} <= set(row):
+            raise AudioError(f"{path}, line {number} was not written by this command: choose another folder")
+        rows[row["key"]] = row
+    return rows
 
 
 def _write_rows(rows: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -150,7 +167,10 @@ def speak_passage(passage: Passage, kokoro: Speaks | None) -> SpokenPassage:
 
 def _speak_sentence(text: str, voice: str, kokoro: Speaks | None) -> Float[np.ndarray, "_"]:
     if kokoro is None:
-        return to_16_khz(*flite.speak(text, voice))
+        try:
+            return to_16_khz(*flite.speak(text, voice))
+        except RuntimeError as error:  # flite is missing, or fails
+            raise AudioError(str(error)) from error
     audio = kokoro.speak(phonemize(text, "en").symbols, voice).audio
     first, last = sounding_span(audio, MARGIN_S)
     return to_16_khz(audio[first:last], RATE)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from hooked_whisper._support.locks import locked
 from hooked_whisper._support.ranks import TorchRanks
-from hooked_whisper._support.storage import AnyPath, Place
+from hooked_whisper._support.storage import AnyPath, Place, as_path
 from sae_lens_audio.activations import (
     ActivationSource,
     ActivationStore,
@@ -120,6 +122,22 @@ def trainer_of(
         writers=_writers(settings),
         log_every=settings.run.log_every,
     )
+
+
+@contextmanager
+def alone(folder: Place, ranks: TorchRanks | None = None) -> Iterator[None]:
+    """Lock the folder of a run, so that no other command trains in it at the same time.
+
+    Raises:
+        HookedWhisperError: another one does.
+    """
+    if ranks is not None and ranks.rank:
+        yield
+        return
+    path = as_path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path, "training in"):
+        yield
 
 
 def describe(settings: Settings, source: TrainingRows) -> Metadata:

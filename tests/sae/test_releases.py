@@ -97,6 +97,17 @@ def test_unknown_names_suggest_similar_ones(release: str, sae_id: str, hint: str
             available_saes(release)
 
 
+def test_command_line_suggests_a_release() -> None:
+    with pytest.raises(CheckpointError, match=r"not a folder.*did you mean 'tiny\.en'"):
+        load_saes(["tiny.eng/encoder.blocks.2"])
+
+
+def test_table_fits_a_screen_and_says_where_each_sae_is_from() -> None:
+    lines = repr(available_saes("tiny.en")).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert any("topk-x2" in line and "packaged*" in line for line in lines) and any("recipe " in line for line in lines)
+
+
 def sae_for(model: HookedWhisper, checkpoint: str, digest: str | None) -> SAE:
     sae = TopK(TopKConfig(model.cfg.encoder.d_model, 8, k=2))
     sae.metadata = Metadata(hook_name=HOOK, checkpoint=checkpoint, checkpoint_sha256=digest)

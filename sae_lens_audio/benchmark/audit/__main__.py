@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hooked_whisper.cli.model_arguments import not_negative
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.cli.running import exit_code_of
 
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Return 1 and print the message if something is wrong."""
+    """Run the command and return its exit code, 2 if something is wrong."""
     parser = _parser()
     parsed, options = parser.parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -28,17 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--bench reads a finished benchmark: leave out {(options or ['--others, --checkpoints'])[0]}")
     if options and not parsed.seeds:
         parser.error(f"{options[0]} is an option of the benchmark: give SAEs with --seeds")
-    try:
-        return _run(parsed, options)
-    except HookedWhisperError as error:
-        log.error("error: %s", error)
-        return 1
+    return exit_code_of(parser.prog, lambda: _run(parsed, options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sae_lens_audio.benchmark.audit",
-        description=__doc__,
+        description=(__doc__ or "").replace("``", "`"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -50,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--others", nargs="+", default=[], metavar="SAE", help="SAEs of other settings")
     parser.add_argument("--work", type=Path, default=Path("audit"), metavar="DIR", help="work folder (audit)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="output file (WORK/audit.json)")
-    parser.add_argument("--planted-seed", type=not_negative, default=0, metavar="S", help="of planted activations (0)")
+    parser.add_argument(
+        "--planted-seed", type=not_negative, default=0, metavar="S", help="seed of planted activations (0)"
+    )
     return parser
 
 

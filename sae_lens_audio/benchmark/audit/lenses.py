@@ -105,7 +105,8 @@ def seed_test(settings: Mapping[str, Sequence[float]], controls: Sequence[float]
     spread = max(means) - min(means) if len(means) > 1 else None
     defined = [x for x in controls if np.isfinite(x)]
     control = sign * float(several.mean()) - max(sign * x for x in defined) if defined else None
-    contrasts = {"between settings": spread, "from the best control": control}
+    side = "below" if control is not None and control < 0 else "above"
+    contrasts = {"between settings": spread, f"{side} the best control": control}
     measured = {name: abs(x) for name, x in contrasts.items() if x is not None}
     if not measured:
         return SeedTest("not tested", sd, len(several), smallest, reason="one setting and no control")

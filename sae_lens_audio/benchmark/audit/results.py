@@ -38,8 +38,8 @@ class MetricAudit(Showing):
             "planted features": self.truth,
             "early and late": self.trend,
         }
-        rows = tuple((name, test.verdict, test.reason) for name, test in tests.items())
-        return Summary(f"{self.title} ({self.name}): {self.verdict}", (), ("test", "verdict", "why"), rows)
+        reasons = tuple(f"{name}: {test.verdict}. {test.reason}" for name, test in tests.items())
+        return Summary(f"{self.title} ({self.name}): {self.verdict}", reasons)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

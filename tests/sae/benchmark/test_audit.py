@@ -110,7 +110,7 @@ def test_an_audit_is_a_table_and_survives_its_file(audit: Audit, tmp_path: Path)
     again = load_audit(tmp_path / "audit.json")
     assert again.to_json() == audit.to_json() and repr(again) == repr(audit)
     assert len(audit.to_pandas()) == 3 and "correlation" in audit._repr_html_() and "truth" in repr(audit)
-    assert "planted quality" in repr(audit["right"])
+    assert "planted quality" in repr(audit["right"]) and "above the best control" in repr(audit["right"])
     assert audit.planted["true"]["quality"] == pytest.approx(audit.planted["true"]["right"])
 
 
@@ -207,7 +207,7 @@ def test_the_verdict_combines_three_tests() -> None:
 
 def test_the_command_audits_a_finished_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench().save(tmp_path / "bench")
-    monkeypatch.setattr("sae_lens_audio.benchmark.audit.scoring.PlantedPanel", lambda seed: PANEL)
+    monkeypatch.setattr("sae_lens_audio.benchmark.audit.scoring.PlantedPanel", lambda *config, seed: PANEL)
     monkeypatch.setattr("sae_lens_audio.benchmark.families", lambda: (Toy(),))
     arguments = ["--bench", str(tmp_path / "bench"), "--work", str(tmp_path / "work")]
     assert main(arguments) == 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import ArgumentError, CheckpointError
 from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
 from sae_lens_audio.architectures import TopKTranscoder, TopKTranscoderConfig
@@ -26,6 +27,7 @@ from sae_lens_audio.benchmark.page import render_page
 from sae_lens_audio.benchmark.run import all_metrics
 from sae_lens_audio.cli import bench
 from sae_lens_audio.evals.rows import gather_rows
+from sae_lens_audio.formats import LoadedSAE
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, tones
 
@@ -123,10 +125,26 @@ def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
         load_benchmark(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("estimate", [["0.9", None, None], [0.9], 0.9])
+def test_edited_scores_are_named(benchmark_: Benchmark, tmp_path: Path, estimate: object) -> None:
+    data = benchmark_.to_json()
+    data["subjects"][0]["scores"]["phone_f1"]["estimate"] = estimate
+    (tmp_path / "bench.json").write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=r"bench\.json is damaged.*estimate of phone_f1"):
+        load_benchmark(tmp_path)
+
+
 def test_page_escapes_names_and_needs_no_network(benchmark_: Benchmark) -> None:
     page = render_page(benchmark_)
     assert "&lt;sae 0&gt;" in page and "<sae 0>" not in page
     assert "http" not in page.replace("http-equiv", "") and "<svg" in page
+
+
+def test_page_draws_in_its_own_colors_and_marks_no_best_sae_of_a_rejected_metric(benchmark_: Benchmark) -> None:
+    rejected = replace(benchmark_, verdicts=dict.fromkeys((m.name for m in benchmark_.metrics), "fails"))
+    page, bare = render_page(replace(benchmark_, verdicts={})), render_page(rejected)
+    assert 'class="best"' in page and 'class="best"' not in bare
+    assert "var(--ink)" in page[page.index("<svg") : page.index("</svg>")]
 
 
 def test_transcoders_are_scored_on_what_they_predict(model: HookedWhisper) -> None:
@@ -164,6 +182,35 @@ def test_command_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "out" / "bench.html").is_file()
     assert main([*arguments, "--out", str(tmp_path / "out"), "--seeds", "topk"]) == 2
     assert "two or more" in capsys.readouterr().err
+    few = ["--clips", "4", "--attached", "0", "--min-tokens", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "few"), *few]) == 0
+    scored = load_benchmark(tmp_path / "few")
+    assert scored.inputs["clips"] == 4 and scored.inputs["speakers"] >= 3  # speakers take turns
+
+
+def test_stored_scores_are_of_the_same_model_fit_and_labels(model: HookedWhisper) -> None:
+    """Whatever scores depend on changes the key, so that scores of another setting are not reused."""
+    saes = {"a": LoadedSAE(TopK(TopKConfig(D, 40, k=3)), Metadata(), Path("a"))}
+    rows, other_model = {HOOK: torch.zeros(4, D)}, small_model(1)
+    shifted = [replace(clip, speaker=f"{clip.speaker}x") for clip in CLIPS]
+    keys = {
+        bench._key(saes, model, rows, CLIPS, OPTIONS),
+        bench._key(saes, other_model, rows, CLIPS, OPTIONS),
+        bench._key(saes, model, {HOOK: torch.ones(4, D)}, CLIPS, OPTIONS),
+        bench._key(saes, model, rows, shifted, OPTIONS),
+        bench._key(saes, model, rows, CLIPS[1:], OPTIONS),
+        bench._key(saes, model, rows, CLIPS, replace(OPTIONS, min_tokens=9)),
+        bench._key({"a": LoadedSAE(TopK(TopKConfig(D, 40, k=2)), Metadata(), Path("a"))}, model, rows, CLIPS, OPTIONS),
+    }
+    assert len(keys) == 7 and bench._key(saes, model, rows, CLIPS, OPTIONS) in keys
+
+
+def test_speakers_take_turns_and_what_is_left_out_is_said() -> None:
+    corpus = [Recording(f"{speaker}{i}", Path("x.wav"), speaker=speaker) for speaker in "aab" for i in range(2)]
+    assert [recording.speaker for recording in bench.in_turns(corpus)][:2] == ["a", "b"]
+    (note,) = bench._notes([Recording("x", Path("x.wav"))], [], 9)[1:]
+    assert "name no speaker" in note
+    assert "not scored" in bench._notes(corpus, CLIPS[:1], 9)[0] and not bench._notes(corpus, CLIPS[:6], 9)
 
 
 def test_packaged_held_out_voices_are_the_default() -> None:

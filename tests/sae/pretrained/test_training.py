@@ -26,6 +26,7 @@ from sae_lens_audio.pretrained.runs import (
 from sae_lens_audio.speech.build import TABLE
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.checkpoint import CHECKPOINT
+from sae_lens_audio.training.runs import alone
 from sae_lens_audio.training.settings import Settings
 from tests.corpora.sounds import write_noise
 
@@ -117,9 +118,9 @@ def test_interrupted_run_ends_with_the_same_weights(
         return step(self)
 
     shutil.copytree(trained / "activations", tmp_path / "demo/activations")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)
-        main(command(speech, tmp_path, "topk-x2"))
+        assert main(command(speech, tmp_path, "topk-x2")) == 130
     folder = tmp_path / "demo" / name
     assert finished_metadata(folder) is None and (folder / CHECKPOINT).is_file()
     assert main(command(speech, tmp_path, "topk-x2")) == 0
@@ -145,10 +146,31 @@ def test_blocks_default_to_the_published_ones_or_all() -> None:
     assert _blocks(_parser().parse_args([*words, "--blocks", "3", "1", "3"]), demo) == [3, 1]
 
 
-def test_mistakes_are_reported(speech: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mistakes_are_reported(speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = command(speech, tmp_path, "topk-x2")
-    assert main([*words, "--blocks", "9"]) == 1 and "blocks 0 to 3" in caplog.text
-    assert main(command(speech, tmp_path, "topk-2")) == 1 and "did you mean 'topk-x2'" in caplog.text
+    assert main([*words, "--blocks", "9"]) == 2 and "blocks 0 to 3" in capsys.readouterr().err
+    assert main(command(speech, tmp_path, "topk-2")) == 2 and "did you mean 'topk-x2'" in capsys.readouterr().err
+
+
+def test_finished_run_with_other_settings_is_refused(
+    trained: Path, speech: Path, small_batches: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a quick look with few steps, the whole training needs another folder."""
+    sae = trained / "encoder.blocks.1-topk-x2/sae/sae_weights.safetensors"
+    before = sae.read_bytes()
+    words = command(speech, trained.parent, "topk-x2")
+    words[words.index("--steps") + 1] = "64"
+    assert main(words) == 2
+    assert "steps was 32, now 64" in capsys.readouterr().err and sae.read_bytes() == before
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    speech: Path, small_batches: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo/encoder.blocks.1-topk-x2"
+    with alone(folder):
+        assert main(command(speech, tmp_path, "topk-x2")) == 2
+    assert "another process is training in" in capsys.readouterr().err and not list(folder.iterdir())
 
 
 def test_store_with_more_points_is_used(trained: Path, speech: Path, tmp_path: Path) -> None:

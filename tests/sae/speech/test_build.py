@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hooked_whisper._support.locks import locked
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.corpora import open_corpus
-from hooked_whisper.errors import AudioError
+from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.synthetic import flite
 from sae_lens_audio.speech import build_training_speech, plan_passages
 from sae_lens_audio.speech.__main__ import main
@@ -61,10 +62,32 @@ def test_foreign_table_is_refused(hum: list[str], tmp_path: Path) -> None:
         build_training_speech(plan_passages({"flite": 0.005}), tmp_path, progress=False)
 
 
-def test_command(hum: list[str], tmp_path: Path) -> None:
+def test_damaged_table_is_named_and_stays(hum: list[str], tmp_path: Path) -> None:
+    passages = plan_passages({"flite": 2 * 27 / 3600})
+    build_training_speech(passages, tmp_path, progress=False)
+    table = tmp_path / "metadata.jsonl"
+    table.write_text(damaged := table.read_text()[:-9])
+    with pytest.raises(AudioError, match="line 2 is not JSON"):
+        build_training_speech(passages, tmp_path, progress=False)
+    assert table.read_text() == damaged
+    table.write_text(damaged.splitlines()[0] + "\n")  # the remedy of the message
+    assert build_training_speech(passages, tmp_path, progress=False) == 1
+
+
+def test_two_processes_do_not_share_a_folder(hum: list[str], tmp_path: Path) -> None:
+    with locked(tmp_path, "making speech in"), pytest.raises(HookedWhisperError, match="another process is making"):
+        build_training_speech(plan_passages({"flite": 0.005}), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+    assert build_training_speech(plan_passages({"flite": 0.005}), tmp_path, progress=False) == 1
+
+
+def test_command(hum: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--kokoro", "0", "--flite", "0.01"]) == 0
     assert len(open_corpus(tmp_path)) == 2
-    assert main([str(tmp_path), "--flite", "-1"]) == 1
+    assert main([str(tmp_path), "--flite", "-1"]) == 2
+    assert main([str(tmp_path), "--kokoro", "0", "--flite", "0"]) == 2 and "no speech" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([str(tmp_path / "file"), "--kokoro", "0"]) == 2 and "file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sound", ["clean", "room", "noise"])
