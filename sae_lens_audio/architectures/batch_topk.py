@@ -16,7 +16,7 @@ from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE
 from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm, SAELensForm
-from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
+from sae_lens_audio.architectures.outputs import TrainStepOutput, level_errors
 from sae_lens_audio.architectures.sparse import Ranks, SparseFeatureActs, encode_batch_topk
 from sae_lens_audio.architectures.topk import check_k, k_of_dictionary_learning
 
@@ -138,21 +138,16 @@ class BatchTopK(SAE):
         feature_acts = self.encode_sparse(x, ranks)
         if self.training:
             self.update_threshold_(feature_acts, ranks)
-        levels = self.decode_levels(feature_acts, len(x))
-        auxiliary = aux_k_loss(self, x, x, levels[-1], dead, self.config.dead_per_row)
-        errors = [squared_error(level, x) for level in levels]
+        errors, predicted = level_errors(self.decode_levels(feature_acts, len(x)), self.b_dec, x)
+        auxiliary = aux_k_loss(self, x, x, predicted, dead, self.config.dead_per_row)
         zero = auxiliary.new_zeros(())
         return TrainStepOutput(
-            torch.stack(errors).sum(),
-            zero,
-            self.config.aux_coefficient * auxiliary,
-            errors[-1].detach(),
-            feature_acts.active,
+            errors.sum(), zero, self.config.aux_coefficient * auxiliary, errors[-1].detach(), feature_acts.active
         )
 
     def decode_levels(self, feature_acts: SparseFeatureActs, n_rows: int) -> Float[Tensor, "level row d_in"]:
-        """Return the reconstructions that the loss compares with the input, the full one last; here the only one."""
-        return feature_acts.decode(self.W_dec)[None] + self.b_dec
+        """Return the decoded features of each level, without those of earlier ones and without bias; here all."""
+        return feature_acts.decode(self.W_dec)[None]
 
     def to_saelens(self) -> SAELensForm:
         """A JumpReLU SAE with one threshold for all features; the exact threshold is saved beside it."""

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.model.kernels import recurring_linear
+
 
 class _HalfProduct(torch.autograd.Function):
     @staticmethod
@@ -52,15 +54,14 @@ class _CenteredLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, center: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight, *(() if center is None else (center,)))
-        return torch.addmm(bias, x if center is None else x - center, weight)
+        return recurring_linear(x if center is None else x - center, weight.T, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, *center = ctx.saved_tensors
         rows = x - center[0] if center else x
-        to_weight = (rows.to(gradient.dtype).T @ gradient).to(
-            weight.dtype
-        )  # under autocast the gradient has a narrower dtype
+        # under autocast the gradient has a narrower dtype
+        to_weight = recurring_linear(gradient.T, rows.to(gradient.dtype).T).T.to(weight.dtype)
         to_bias = gradient.sum(0, dtype=weight.dtype)
         # equal to -(gradient @ weight.T).sum(0), without that product
         return None, to_weight, to_bias, -(weight @ to_bias) if center else None
@@ -74,6 +75,7 @@ def centered_linear(
 ) -> Float[Tensor, "row d_sae"]:
     """Return ``(x - center) @ weight + bias`` for a loss.
 
-    ``x`` gets no gradient, so the gradient of ``center`` needs only a matrix-vector product.
+    ``x`` gets no gradient, so the gradient of ``center`` needs only a matrix-vector product. Products go through
+    oneDNN, which prepares a kernel per shape: use few sizes of batches.
     """
     return _CenteredLinear.apply(x, weight, bias, center)

@@ -44,9 +44,8 @@ class Matryoshka(BatchTopK):
     config: MatryoshkaConfig
 
     def decode_levels(self, feature_acts: SparseFeatureActs, n_rows: int) -> Float[Tensor, "level row d_in"]:
-        """Return the reconstruction from the first ``m`` features, for every width ``m``."""
         parts = feature_acts.in_levels(n_rows, (0, *self.config.widths)).decode(self.W_dec)
-        return parts.view(len(self.config.widths), n_rows, self.d_in).cumsum(0) + self.b_dec
+        return parts.view(len(self.config.widths), n_rows, self.d_in)
 
     @classmethod
     def values_from_dictionary_learning(

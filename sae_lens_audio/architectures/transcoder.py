@@ -24,7 +24,7 @@ from sae_lens_audio.architectures.jumprelu import (
     l0_penalty,
     without_unused_target,
 )
-from sae_lens_audio.architectures.linear import product
+from sae_lens_audio.architectures.linear import centered_linear, product
 from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
 from sae_lens_audio.architectures.standard import weighted_relu
@@ -102,8 +102,15 @@ class Transcoder(SAE):
         return TrainStepOutput(error, sparsity, sparsity.new_zeros(()), error.detach(), out.active)
 
     def _predicted(self, out: Autoencoded, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_out"]:
-        predicted = out.decoded[0] + self.b_dec
-        return predicted + x @ self.W_skip.T if self.config.skip else predicted
+        return out.decoded[0] + self._bypass(x)
+
+    def _bypass(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "*row d_out"]:
+        """Return what is added to the decoded features: the bias, and the skip path. ``x`` gets no gradient."""
+        if not self.config.skip:
+            return self.b_dec
+        if torch.is_autocast_enabled(x.device.type):
+            return product(x, self.W_skip.T) + self.b_dec
+        return centered_linear(x, self.W_skip.T, self.b_dec, None)
 
     @classmethod
     def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
@@ -210,9 +217,7 @@ class TopKTranscoder(Transcoder):
     ) -> TrainStepOutput:
         x, target = self.checked(x), target.to(self.dtype)
         feature_acts = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
-        predicted = feature_acts.decode(self.W_dec) + self.b_dec
-        if self.config.skip:
-            predicted = predicted + product(x, self.W_skip.T)
+        predicted = feature_acts.decode(self.W_dec) + self._bypass(x)
         error = squared_error(predicted, target)
         dead_per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
         auxiliary = aux_k_loss(self, x, target, predicted, dead, dead_per_row)

@@ -36,6 +36,7 @@ from sae_lens_audio.architectures import (
     Transcoder,
     TranscoderConfig,
 )
+from sae_lens_audio.architectures.outputs import level_errors, squared_error
 from tests.sae.saes import D, F, N, filled, inputs, loss_of
 
 
@@ -198,7 +199,7 @@ def test_matryoshka() -> None:
             error += distance(decoded(sae, [f if i < width else 0.0 for i, f in enumerate(encoded)]), row) / N
     check(sae.loss(x), error, 0.0)
     codes = sae.encode_sparse(x)
-    prefixes = sae.decode_levels(codes, N)
+    prefixes = sae.decode_levels(codes, N).cumsum(0) + sae.b_dec
     torch.testing.assert_close(prefixes[-1], sae.decode(codes.dense(N)))
     torch.testing.assert_close(prefixes[1], sae.decode(codes.dense(N) * (torch.arange(F) < 5)))
     for wrong in ((), (2, 5), (5, 2, F), (0, F)):
@@ -259,6 +260,24 @@ def test_a_transcoder_starts_centered_and_topk_from_the_mean_output() -> None:
 def test_an_impossible_target_l0_is_refused(config, target: float) -> None:
     with pytest.raises(ConfigError, match=f"target_l0 .* {F}, or None, got {target}"):
         config(d_in=D, d_sae=F, target_l0=target)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_level_errors_equal_autograd(levels: int) -> None:
+    parts = torch.randn(levels, N, D, dtype=torch.float64, requires_grad=True)
+    bias, target = torch.randn(D, dtype=torch.float64, requires_grad=True), torch.randn(N, D, dtype=torch.float64)
+    weights = torch.arange(1.0, levels + 1, dtype=torch.float64)  # of another loss than the sum
+    reconstructions = parts.cumsum(0) + bias
+    expected = torch.stack([squared_error(level, target) for level in reconstructions])
+    errors, predicted = level_errors(parts, bias, target)
+    torch.testing.assert_close(errors, expected)
+    torch.testing.assert_close(predicted, reconstructions[-1].detach())
+    for actual, plain in zip(
+        torch.autograd.grad(errors @ weights, (parts, bias)),
+        torch.autograd.grad(expected @ weights, (parts, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, plain)
 
 
 def test_gated() -> None:
