@@ -82,17 +82,24 @@ class Patch(Showing):
             raise PatchError(f"{self.name} has axes {list(axes)}, but not {sorted(unknown)}")
         mask = torch.ones([1] * len(axes), dtype=torch.bool)
         for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
-            if axis not in self.indices:
-                continue
-            entries = f"{axis}s of {self.name}"
-            indices = list(read_indices(self.indices[axis], size, entries, PatchError, clamp=False))
-            if not indices:
-                raise PatchError(f"{self.indices[axis]} selects none of the {size} {entries}: give at least one")
-            axis_mask = torch.zeros(size, dtype=torch.bool)
-            axis_mask[indices] = True
-            view = [1] * len(axes)
-            view[number] = size
-            mask = mask & axis_mask.view(view)
+            if axis in self.indices:
+                view = [1] * len(axes)
+                view[number] = size
+                mask = mask & self.axis_mask(axis, size).view(view)
+        return mask
+
+    def axis_mask(self, axis: str, size: int) -> Bool[Tensor, "size"]:
+        """Return which of the ``size`` entries of an axis are patched.
+
+        Raises:
+            PatchError: an index is out of range, or none is given.
+        """
+        entries = f"{axis}s of {self.name}"
+        indices = list(read_indices(self.indices.get(axis, slice(None)), size, entries, PatchError, clamp=False))
+        if not indices:
+            raise PatchError(f"{self.indices[axis]} selects none of the {size} {entries}: give at least one")
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[indices] = True
         return mask
 
     def project(self, difference: Tensor) -> Tensor:

@@ -91,8 +91,13 @@ class Features(Showing):
     def products(
         self, base: Float[Tensor, "1 *pos d"], source: Float[Tensor, "1 *pos d"], grad: Float[Tensor, "1 *pos d"]
     ) -> Float[Tensor, "part *pos"]:
-        parts = torch.arange(len(self.numbers))
-        return ((self.replaced(base, source, parts) - base) * grad).sum(-1)
+        decode = self.basis.decode  # type: ignore[attr-defined]
+        with torch.enable_grad():
+            old = self.basis.encode(base).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(decode(old), old, grad.to(old.dtype))
+        with torch.no_grad():
+            change = (self.basis.encode(source) - old) * slope  # [1, *pos, n_features]
+        return change[0][..., list(self.numbers)].movedim(-1, 0)
 
 
 @renamed_arguments(what="parts")
