@@ -136,7 +136,7 @@ def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np
     size = max(1, _BLOCK // sound.channels)
     blocks, missing = [np.zeros(0, np.float32)], math.inf if n_frames is None else n_frames
     while missing and len(block := sound.read(int(min(size, missing)), dtype="float32", always_2d=True)):
-        blocks.append(block.mean(axis=1))
+        blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1))
         missing -= len(block)
     return np.concatenate(blocks)
 

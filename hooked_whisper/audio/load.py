@@ -83,7 +83,7 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
     samples, rate, name = _decode(source, sample_rate)
     if samples.numel() == 0:
         raise AudioError(f"{name} is empty: it has no samples")
-    if not torch.isfinite(samples.detach()).all():
+    if not torch.stack(samples.detach().aminmax()).isfinite().all():  # aminmax propagates NaN
         raise AudioError(f"{name} has NaN or infinite samples: repair it, for example with numpy.nan_to_num")
     samples = _resample(samples, rate, name)
     if len(samples) < MIN_SAMPLES:

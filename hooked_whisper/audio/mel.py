@@ -7,8 +7,10 @@ frames.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -23,6 +25,7 @@ N_FFT = 400
 HOP = 160
 POWER_FLOOR = 1e-10  # lower power is raised to this
 DYNAMIC_RANGE = 8.0  # log10 units kept below the maximum
+_BLOCK = 256  # frames transformed at a time
 MIN_SAMPLES = N_FFT  # one analysis window, 25 ms; the STFT reflects N_FFT // 2 samples at each end
 
 
@@ -78,12 +81,36 @@ def _log_mel_power(audio: Tensor, n_mels: int, padding: int) -> Float[Tensor, "*
             f"audio of shape {tuple(audio.shape)} is too short: the log-mel needs at least {MIN_SAMPLES} samples "
             "(25 ms); pad it with zeros"
         )
+    rows = audio.reshape(-1, audio.shape[-1])
+    padded = F.pad(rows[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
+    frames = padded.unfold(-1, N_FFT, HOP)[:, :-1]  # [row, frame, N_FFT], a view; whisper drops the last frame, too
+    heard = _frames_with_sound(rows, frames.shape[1])
     window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
-    rows = audio.reshape(-1, audio.shape[-1])  # torch.stft takes one batch axis at most
-    stft = torch.stft(rows, N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
-    power = torch.view_as_real(stft[..., :-1]).square().sum(-1)  # [row, frequency, frame], the last frame is dropped
-    mel_power = mel_filters(n_mels, audio.dtype, audio.device) @ power
-    return mel_power.clamp(min=POWER_FLOOR).log10().reshape(*audio.shape[:-1], n_mels, -1)
+    filters = mel_filters(n_mels, audio.dtype, audio.device)
+    block = _BLOCK if audio.device.type == "cpu" else heard  # blocks that fit the cache take a third of the time
+    mel_power = torch.cat([_mel_power(part, window, filters) for part in frames[:, :heard].split(block, dim=1)], dim=1)
+    log_power = mel_power.transpose(1, 2).clamp(min=POWER_FLOOR).log10()
+    log_power = F.pad(log_power, (0, frames.shape[1] - heard), value=math.log10(POWER_FLOOR))
+    return log_power.reshape(*audio.shape[:-1], n_mels, -1)
+
+
+def _mel_power(
+    frames: Float[Tensor, "row frame sample"], window: Float[Tensor, "sample"], filters: Float[Tensor, "mel frequency"]
+) -> Float[Tensor, "row frame mel"]:
+    real, imaginary = torch.view_as_real(torch.fft.rfft(frames * window)).unbind(-1)
+    return F.linear(real * real + imaginary * imaginary, filters)
+
+
+def _frames_with_sound(rows: Float[Tensor, "row sample"], n_frames: int) -> int:
+    """Number of frames up to the last one that has a sample other than zero, at least 1.
+
+    The padding of a short clip is most of its window. Its frames have no power and need no Fourier transform.
+    """
+    if rows.device.type != "cpu":
+        return n_frames  # finding the end would wait for the device
+    sounding = np.flatnonzero(rows.detach().any(0).numpy())
+    last = int(sounding[-1]) if len(sounding) else 0
+    return min(n_frames, (last + N_FFT // 2) // HOP + 1)
 
 
 @lru_cache(maxsize=16)

@@ -39,6 +39,23 @@ def test_batch_equals_its_rows(rows: int, n: int, seed: int) -> None:
         torch.testing.assert_close(row, log_mel_spectrogram(clip), atol=1e-6, rtol=0)
 
 
+@given(st.integers(0, 3000), st.integers(0, 99))
+def test_silent_tail_equals_frames_that_are_transformed(n_sound: int, seed: int) -> None:
+    audio = babble(3000, seed).double()
+    audio[n_sound:] = 0
+    nearly = audio.clone()
+    nearly[n_sound:] = 1e-30  # power far below the floor, but transformed
+    torch.testing.assert_close(log_mel_spectrogram(audio), log_mel_spectrogram(nearly), atol=1e-12, rtol=0)
+
+
+def test_gradient_of_a_silent_tail_is_zero() -> None:
+    audio = torch.cat([babble(1600), torch.zeros(3200)]).requires_grad_()
+    log_mel_spectrogram(audio).sum().backward()
+    assert audio.grad is not None
+    assert audio.grad[:1600].abs().sum() > 0
+    assert not audio.grad[2000:].any()
+
+
 def test_leading_axes_are_kept() -> None:
     audio = torch.stack([babble(800, i) for i in range(6)])
     grid = audio.reshape(2, 3, 800)
