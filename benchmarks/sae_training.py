@@ -1,6 +1,7 @@
 """Compare SAE training: ours, EleutherAI sparsify, sae-lens, dictionary_learning.
 
     make bench-sae                                          (all; makes the peers' environments first)
+    python -m benchmarks.sae_training --goals               (rows of the README's targets; 8 minutes)
     python -m benchmarks.sae_training --architectures topk --score-at 100 300 [--json FILE]
     python -m benchmarks.sae_training --activations FOLDER --key encoder.blocks.2.hook_resid_post
 
@@ -13,6 +14,9 @@ mean is its width), sizes, k, float32, threads, the L1 coefficient, and Adam's l
 step (that of Gao et al. 2024, the default of two peers). Each library's default: initialization, clipping and
 projection of gradients, auxiliary losses, statistics, JumpReLU thresholds, and sparsify's optimizer (signum with its
 default rate; "adam" is its alternative). BatchTopK is scored as in training, on the largest features of a batch.
+
+"-sparse": every encoder bias is lowered so that about 1 % of the features are active (``Case.quiet``), which a penalty
+reaches only after thousands of steps. Only our time depends on the number of active features.
 """
 
 from __future__ import annotations
@@ -40,12 +44,13 @@ SPARSE = (("ours", ""), ("sparsify", ""), ("sae-lens", ""), ("dictionary_learnin
 
 @dataclass(frozen=True)
 class Work:
-    """score_at: numbers of steps. dead: share of features that are forced to be dead."""
+    """score_at: numbers of steps. dead: share of features that are forced to be dead. quiet: see :class:`Case`."""
 
     architecture: str
     implementations: tuple[tuple[str, str], ...]
     score_at: tuple[int, ...] = (100,)
     dead: float = 0.0
+    quiet: float = 0.0
 
 
 WORK = {
@@ -56,7 +61,12 @@ WORK = {
     "standard": Work("standard", DENSE),
     "jumprelu": Work("jumprelu", DENSE),
     "gated": Work("gated", DENSE),
+    # with about as many active features as late in training; the rows above start with a thousand
+    "standard-sparse": Work("standard", DENSE, quiet=2.3),
+    "jumprelu-sparse": Work("jumprelu", DENSE, quiet=2.3),
+    "gated-sparse": Work("gated", DENSE, quiet=2.3),
 }
+GOALS = ("topk", "standard", "jumprelu", "gated", "standard-sparse", "jumprelu-sparse", "gated-sparse")
 
 
 def machine(threads: int, device: str) -> dict[str, Any]:
@@ -110,6 +120,7 @@ def table(name: str, cases: list[Case], results: dict[str, Any], score_at: tuple
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(WORK), choices=list(WORK), metavar="NAME")
+    parser.add_argument("--goals", action="store_true", help=f"only {', '.join(GOALS)}, 30 steps each")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="implementations besides ours")
     parser.add_argument("--activations", type=Path, help="a harvest, or a .npy or .safetensors of rows [row, d]")
     parser.add_argument("--key", help="hook point of the harvest, or tensor of the file")
@@ -131,6 +142,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.goals:
+        options.architectures, options.score_at = list(GOALS), options.score_at or [30]
     if min(options.score_at or [100]) < (options.warm_up + 2) * options.per_turn:
         parser.error("two turns at least must come after the warm-up: more steps to the first score, or fewer a turn")
     return options
@@ -155,7 +168,7 @@ def cases_of(work: Work, options: argparse.Namespace, d_in: int, data: Path) -> 
     return [
         Case(
             who, variant, work.architecture, d_in, d_sae,
-            data=str(data), dead=int(work.dead * d_sae), lr=rates.get(who, lr),
+            data=str(data), dead=int(work.dead * d_sae), quiet=work.quiet, lr=rates.get(who, lr),
             **{name: getattr(options, name) for name in shared},
         )
         for who, variant in work.implementations

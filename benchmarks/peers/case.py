@@ -15,6 +15,9 @@ class Case:
     data, batch, held_out: a ``.npy`` file of rows, rows per batch, and number of rows at its end that are for scores.
     dead: number of features that are forced to be dead before every step, so that the auxiliary loss is computed: their
         bias is NEVER, and the trainer's counters say that they have long been inactive.
+    quiet: if not 0, before the second step each encoder bias becomes minus this many norms of the feature's encoder
+        column. Rows have about unit variance along a direction: with 2.3, about one feature in a hundred is active, as
+        late in training. Without it the first steps of L1, JumpReLU and gated SAEs have a thousand active features.
     lr: constant learning rate of Adam. l1, l0: penalty coefficients, where the definitions agree.
     """
 
@@ -28,6 +31,7 @@ class Case:
     batch: int
     held_out: int
     dead: int
+    quiet: float
     lr: float
     l1: float
     l0: float

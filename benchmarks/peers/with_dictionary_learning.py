@@ -47,7 +47,13 @@ def train(case: Case, feed: Feed) -> None:
         trainer.ae.encoder.bias.data[-case.dead :] = NEVER
         trainer.num_tokens_since_fired[-case.dead :] = 10**9
 
-    feed.score = score
+    def encoder() -> tuple[torch.Tensor, torch.Tensor]:
+        ae = trainer.ae
+        if case.architecture == "jumprelu":
+            return ae.W_enc, ae.b_enc
+        return ae.encoder.weight.T, ae.gate_bias if case.architecture == "gated" else ae.encoder.bias
+
+    feed.score, feed.encoder = score, encoder
     if case.dead:
         feed.before_step = hold_dead
     for step, batch in enumerate(feed):

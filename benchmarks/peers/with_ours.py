@@ -55,7 +55,11 @@ def train(case: Case, feed: Feed) -> None:
         state["mask"][-case.dead :] = True
         trainer.dead.load(state)
 
-    feed.score = score
+    def encoder() -> tuple[torch.Tensor, torch.Tensor]:
+        sae = trainer.sae
+        return sae.W_enc, sae.b_gate if isinstance(sae, Gated) else sae.b_enc
+
+    feed.score, feed.encoder = score, encoder
     if case.dead:
         feed.before_step = hold_dead
     with trainer:

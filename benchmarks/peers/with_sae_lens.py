@@ -46,6 +46,7 @@ def train(case: Case, feed: Feed) -> None:
         trainer.n_forward_passes_since_fired[-case.dead :] = 1e9
 
     feed.score = score
+    feed.encoder = lambda: (sae.W_enc, sae.b_gate if name == "gated" else sae.b_enc)
     if case.dead:
         feed.before_step = hold_dead
     trainer.fit()

@@ -42,6 +42,7 @@ class Feed:
 
     score: rows -> their reconstruction, and the number of rows in which each feature is active, as in training.
     before_step: called before each step, untimed.
+    encoder: returns ``W_enc [d_in, d_sae]`` and the encoder's bias, for ``Case.quiet``.
     """
 
     def __init__(self, case: Case, rows: Tensor, commands: TextIO, answers: TextIO) -> None:
@@ -55,6 +56,7 @@ class Feed:
         self._seconds: list[float] = []
         self.score: Score | None = None
         self.before_step: Callable[[], None] = lambda: None
+        self.encoder: Callable[[], tuple[Tensor, Tensor]] | None = None
         _peak_mb(reset=True)  # memory that imports used temporarily does not count
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -70,6 +72,10 @@ class Feed:
         batch = self._batches[self._number % len(self._batches)]
         self._number += 1
         self.before_step()
+        if self.case.quiet and self._number == 2:  # the first step of ours sets the norm of the encoder
+            assert self.encoder is not None, "the adapter has no encoder"
+            weight, bias = self.encoder()
+            bias.data.copy_(-self.case.quiet * weight.detach().norm(dim=0))
         self._began = self._clock()
         return batch
 
