@@ -1,9 +1,9 @@
-"""Warn if an SAE is attached to another model than the one that its metadata records."""
+"""Warn if an SAE is attached to another model, or at another hook point, than its metadata records."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,13 +11,17 @@ from torch import nn
 
 from hooked_whisper._support.files import tensors_sha256
 from hooked_whisper.config import ALIASES, RELEASED
+from hooked_whisper.errors import UnknownHookError
+
+if TYPE_CHECKING:
+    from hooked_whisper.hooks.root_module import HookedRootModule
 
 # hashing takes 0.2 s for tiny.en: done once per model, and again after its weights change
 _DIGESTS: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
 
 
 class SAEModelWarning(UserWarning):
-    """An SAE is used with another model than the one it was trained on."""
+    """An SAE is used with another model, or at another hook point, than the one it was trained on."""
 
 
 def warn_of_other_model(model: nn.Module, name: str, sae: Any, stacklevel: int) -> None:
@@ -47,6 +51,27 @@ def warn_of_other_model(model: nn.Module, name: str, sae: Any, stacklevel: int) 
         SAEModelWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def warn_of_other_hook(model: HookedRootModule, hook: object, sae: Any, stacklevel: int) -> None:
+    """Warn if ``sae.metadata`` records another hook point (``hook_name``) than ``hook``.
+
+    An SAE passes if it records none, several (a crosscoder), or one that this model lacks.
+    """
+    recorded = getattr(getattr(sae, "metadata", None), "hook_name", None)
+    if not isinstance(recorded, str) or not isinstance(hook, str):
+        return
+    try:
+        trained_at, attached_at = model.hook_names(recorded), model.hook_names(hook)
+    except UnknownHookError:  # of the recorded point; attaching reports that of ``hook``
+        return
+    if trained_at != attached_at:
+        warnings.warn(
+            f"this SAE was trained at {trained_at[0]}, but is attached at {attached_at[0]}: its features mean little "
+            f"there. Attach it at {trained_at[0]}, or ignore SAEModelWarning if you compare hook points",
+            SAEModelWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _short(name: str) -> str:

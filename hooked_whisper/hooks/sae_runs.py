@@ -16,7 +16,7 @@ from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks.attach_sae import attached_sae
 from hooked_whisper.hooks.root_module import HookedRootModule
-from hooked_whisper.hooks.sae_origin import warn_of_other_model
+from hooked_whisper.hooks.sae_origin import warn_of_other_hook, warn_of_other_model
 from hooked_whisper.protocols import AttachableSAE
 
 SAEs = Any
@@ -117,7 +117,7 @@ class HookedSAEModule(HookedRootModule):
         Several SAEs may be attached at different points, and detached in any order. See
         :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds, and
         :mod:`hooked_whisper.hooks.attach_crosscoder` for crosscoders, which read several points and replace each. An
-        SAE that records another model or other weights than these gives an ``SAEModelWarning``.
+        SAE that records another model, other weights or another hook point than these gives an ``SAEModelWarning``.
 
         Args:
             sae: an object with ``encode`` and ``decode`` (or ``decode_like(features, activation)``). It takes the
@@ -144,6 +144,7 @@ class HookedSAEModule(HookedRootModule):
                 in the decoder.
         """
         warn_of_other_model(self, self.cfg.name, sae, stacklevel=3)  # the caller's `with`, past contextlib
+        warn_of_other_hook(self, hook, sae, stacklevel=3)
         with attached_sae(
             self, self.cfg, sae, hook, use_error_term=use_error_term, hook_out=hook_out, positions=positions
         ):

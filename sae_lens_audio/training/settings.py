@@ -199,9 +199,21 @@ def _renamed(section: str, data: Any, names: Mapping[str, str]) -> Any:
     return data
 
 
+_SAELENS = {  # names that SAELens or other libraries have for our keys
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "train_batch_size_tokens": "batch",
+    "training_tokens": "steps",
+    "lr_warm_up_steps": "warmup_steps",
+    "lr_decay_steps": "decay_steps",
+    "l1_warm_up_steps": "sparsity_warmup_steps",
+    "dead_feature_window": "dead_after",
+}
+
+
 def _check_keys(section: str, data: Mapping[str, Any], known: set[str]) -> None:
     for key in data:
         if key not in known:
-            near = closest(key, known)
+            near = [_SAELENS[key]] if _SAELENS.get(key) in known else closest(key, known)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
             raise TrainingError(f"{f'[{section}] has' if section else 'there is'} no {key!r}: {hint}")

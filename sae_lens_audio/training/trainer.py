@@ -273,7 +273,7 @@ class Trainer:
         finally:
             # save after any kind of stop, unless the weights are between two steps
             self.close()
-            if self._consistent:
+            if self._consistent and self.number:  # before the first step there is nothing to resume
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:

@@ -134,6 +134,19 @@ def test_attaching_to_other_weights_warns() -> None:
         pass
 
 
+def test_attaching_at_another_hook_point_warns() -> None:
+    model = small_model()
+    sae = sae_for(model, model.cfg.name, None)
+    with pytest.warns(SAEModelWarning, match=r"trained at encoder\.blocks\.0.*attached at encoder\.blocks\.1"):  # noqa: SIM117
+        with model.attach_sae(sae, "encoder.blocks.1"):
+            pass
+    sae.metadata = replace(sae.metadata, hook_name="encoder.blocks.0")  # an alias of the point
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SAEModelWarning)
+        with model.attach_sae(sae, HOOK):
+            pass
+
+
 def test_attaching_to_another_released_model_warns() -> None:
     with torch.device("meta"):
         model = HookedWhisper(RELEASED["tiny"])

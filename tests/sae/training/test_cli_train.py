@@ -117,6 +117,7 @@ def test_training_on_streamed_activations(tmp_path: Path, store: ActivationStore
     ("old", "new", "what"),
     [
         ("steps = 20", "stepz = 20", r"settings.toml: \[training\] has no 'stepz': did you mean steps"),
+        ("steps = 20", "steps = 20\nlearning_rate = 1.0", "no 'learning_rate': did you mean lr"),
         ("steps = 20", "", r"\[training\] needs steps"),
         ("lr = 1e-2", 'lr = "fast"', r"\[training\] lr must be float"),
         ("lr = 1e-2", "lr = -1.0", "lr must be above 0"),
@@ -138,6 +139,7 @@ def test_wrong_settings_are_named(
     assert main(["train", str(written(tmp_path, store, (old, new)))]) == 2
     said = capsys.readouterr().err
     assert said.startswith("sae-lens-audio: error: ") and re.search(what, said), said
+    assert not list(tmp_path.rglob("checkpoint*"))  # which would refuse the corrected settings
 
 
 def test_a_missing_file_and_conflicting_sources_are_refused(tmp_path: Path) -> None:
