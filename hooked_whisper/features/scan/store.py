@@ -80,8 +80,10 @@ def load_scan(folder: Place) -> Scan:
         bases = {entry["name"]: _basis(entry, features, ranges, examples) for entry in header["sites"]}
     except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
         raise HookedWhisperError(f"the tables in {folder} do not fit its {HEADER} ({error}): scan again") from error
-    numbers, names = examples["recording"].to_numpy(), examples["id"].to_pylist()
-    return Scan(header, bases, dict(sorted(zip(numbers.tolist(), names, strict=True))))
+    numbers, rows = np.unique(examples["recording"].to_numpy(), return_index=True)
+    return Scan(
+        header, bases, dict(zip(numbers.tolist(), examples["id"].take(pa.array(rows)).to_pylist(), strict=True))
+    )
 
 
 def _kinds(basis: FeatureScan) -> list[tuple[str, RangeExamples]]:
@@ -203,11 +205,16 @@ def _basis(header: dict[str, Any], features: pa.Table, ranges: pa.Table, example
 
 
 def _filtered(table: pa.Table, **values: str) -> pa.Table:
-    import pyarrow.compute as pc
-
+    """Rows whose columns have these values; without a copy if the rows are adjacent, as they are written."""
+    matches = np.ones(len(table), bool)
     for column, value in values.items():
-        table = table.filter(pc.equal(table[column].cast(pa.string()), value))
-    return table
+        codes = table[column].dictionary_encode().unify_dictionaries().combine_chunks()
+        words = codes.dictionary.to_pylist()
+        matches &= codes.indices.to_numpy() == (words.index(value) if value in words else -1)
+    rows = np.flatnonzero(matches)
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(pa.array(rows))
 
 
 def _read_examples(table: pa.Table, shape: tuple[int, ...], ranged: bool, around: int = 0) -> Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper._support.storage import as_path
+from hooked_whisper.activations import iter_activations
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features import BothSigns, random_orthonormal
@@ -92,6 +94,29 @@ def test_several_points_and_bases_in_one_pass(model: HookedWhisper, tmp_path: Pa
     acts = torch.cat([activations(model, recording, "encoder.blocks.0.hook_resid_post") for recording in corpus(4)])
     np.testing.assert_allclose(result["random"].maximum, basis.encode(acts).amax(0), rtol=1e-4)
     np.testing.assert_allclose(result["random"].minimum[:5], -result["random"].maximum[5:], rtol=1e-5)
+
+
+def test_window_of_the_sound_with_its_deviation(model: HookedWhisper, tmp_path: Path) -> None:
+    recordings = corpus()
+    full = scan(model, recordings, [NEURONS], tmp_path / "full", OPTIONS, progress=False)
+    same = replace(OPTIONS, window="sound", beyond=60)  # with all padding
+    whole = scan(model, recordings, [NEURONS], tmp_path / "whole", same, progress=False)
+    np.testing.assert_allclose(whole[NEURONS].top.values, full[NEURONS].top.values, rtol=1e-5)
+    assert full.deviation == {} and "window" not in full.header["options"], "as before there was a choice"
+    assert whole.deviation["encoded"] == 1 and whole.deviation["hooks"][NEURONS]["relative_rms"] < 1e-6
+
+    sounds = [recording for recording in recordings if len(recording.audio()) < 8000]
+    short = scan(model, sounds, [NEURONS], tmp_path / "short", replace(same, beyond=0), progress=False)
+    batches = iter_activations(model, sounds, [NEURONS], window="sound", beyond=0)
+    expected = torch.cat([batch.rows[NEURONS] for batch in batches]).amax(0)
+    np.testing.assert_allclose(short[NEURONS].maximum, expected.numpy(), rtol=1e-5)
+    assert short.deviation["encoded"] < 1 and short.deviation["hooks"][NEURONS]["relative_rms"] > 1e-3
+    assert load_scan(tmp_path / "short").deviation == short.deviation
+
+
+def test_negative_padding_is_refused() -> None:
+    with pytest.raises(HookedWhisperError, match="beyond is -1"):
+        ScanOptions(beyond=-1)
 
 
 def test_tables_are_plain_parquet(model: HookedWhisper, tmp_path: Path) -> None:
