@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.indices import is_integer
+from hooked_whisper.decoding.task import most_probable
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.model import KVCache, WhisperCore
 from hooked_whisper.model.inputs import check_encoder_out, check_tokens
@@ -48,6 +49,7 @@ def generate(
         for token in ids:
             if not is_integer(token) or not 0 <= token < cfg.n_vocab:
                 raise ArgumentError(f"{name}: {token!r:.80} is not a token id: ids are 0 to {cfg.n_vocab - 1}")
+    suppressed = torch.tensor(list(suppress), dtype=torch.long, device=encoder_out.device)
     tokens = step_tokens = prompt
     cache = KVCache()
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
@@ -55,8 +57,8 @@ def generate(
         # unembed only the last position: the logits of the others are not used
         logits = model.decoder.to_logits(model.decoder.hidden(step_tokens, encoder_out, cache)[:, -1:])[:, -1]
         if len(suppress):
-            logits[:, list(suppress)] = -torch.inf
-        next_tokens = logits.argmax(-1)
+            logits.index_fill_(1, suppressed, -torch.inf)
+        next_tokens = most_probable(logits)
         if eot is not None:
             next_tokens = torch.where(done, eot, next_tokens)
             done = done | (next_tokens == eot)

@@ -14,13 +14,14 @@ import whisper
 from jaxtyping import Float
 from torch import Tensor
 from whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES
-from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
+from whisper.decoding import DecodingOptions, DecodingResult
 
 from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper._support.showing import described as described_value
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
 from hooked_whisper.decoding.options import check_transcription, check_values
+from hooked_whisper.decoding.task import HookedDecodingTask
 from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.model import WhisperCore
@@ -136,12 +137,12 @@ def decode(
     )
     # openai-whisper supports only these two dtypes
     mel = mel.to(device=model.device, dtype=torch.float16 if options.fp16 else torch.float32)
-    _check_options(model, options)
-    with _own_precision(model):
+    task = _task(model, options)
+    with _own_precision(model), torch.no_grad():
         if mel.dim() == 3 and mel.shape[0] > 1 and (options.beam_size or options.best_of):
             # openai-whisper's beam search assumes one clip: it would mix up several
-            return [whisper.decode(model, row, options) for row in mel]  # type: ignore[arg-type, misc]
-        return whisper.decode(model, mel, options)  # type: ignore[arg-type]
+            return [task.run(row[None])[0] for row in mel]
+        return task.run(mel) if mel.dim() == 3 else task.run(mel[None])[0]
 
 
 def as_input(model: WhisperCore, mel: Any) -> Tensor:
@@ -163,9 +164,9 @@ def as_input(model: WhisperCore, mel: Any) -> Tensor:
     return mel
 
 
-def _check_options(model: WhisperCore, options: DecodingOptions) -> None:
+def _task(model: WhisperCore, options: DecodingOptions) -> HookedDecodingTask:
     try:
-        DecodingTask(model, options)  # type: ignore[arg-type]
+        return HookedDecodingTask(model, options)
     except (ValueError, TypeError, AssertionError) as error:
         raise ArgumentError(f"openai-whisper rejects these decoding options: {error}") from error
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from hooked_whisper._support.lazy import lazily
 
 if TYPE_CHECKING:
-    from hooked_whisper.model.attention import Attention, KVCache
+    from hooked_whisper.model.attention import Attention
     from hooked_whisper.model.decoder import Decoder
     from hooked_whisper.model.encoder import Encoder
     from hooked_whisper.model.factored_matrix import FactoredMatrix
+    from hooked_whisper.model.kv_cache import KVCache
     from hooked_whisper.model.masks import LocalWindow, local_window
     from hooked_whisper.model.names import canonical_name
     from hooked_whisper.model.whisper import WhisperCore
@@ -33,7 +34,7 @@ __getattr__, __dir__ = lazily(
         "Decoder": "decoder",
         "Encoder": "encoder",
         "FactoredMatrix": "factored_matrix",
-        "KVCache": "attention",
+        "KVCache": "kv_cache",
         "LocalWindow": "masks",
         "WhisperCore": "whisper",
         "canonical_name": "names",

@@ -11,20 +11,10 @@ from torch import Tensor, nn
 
 from hooked_whisper.hooks import HookPoint, StackClock
 from hooked_whisper.model.kernels import fused_attention, has_forward_hooks, windowed_attention
+from hooked_whisper.model.kv_cache import KVCache
 from hooked_whisper.model.layers import Linear
 from hooked_whisper.model.masks import AttentionPass, MaskEntry, combine_masks, windows_of_heads
 from hooked_whisper.protocols import Stack
-
-
-class KVCache(dict[nn.Module, Tensor]):
-    """Keys and values so far: projection module -> ``[batch, position, head, d_head]``, after its hooks.
-
-    Keyed like openai-whisper's cache, so that its beam search can reorder the rows.
-    """
-
-    def n_tokens(self, attn: Attention) -> int:
-        """Return the number of tokens in the cache."""
-        return self[attn.key].shape[1] if attn.key in self else 0
 
 
 class Attention(nn.Module):
@@ -104,15 +94,12 @@ class Attention(nn.Module):
             return kv_cache[self.key], kv_cache[self.value]
         k = self.hook_k(self._project(self.key, source, additions.get("k")))  # [batch, key, head, d_head]
         v = self.hook_v(self._project(self.value, source, additions.get("v")))
-        if kv_cache is not None:
-            if self.kind == "cross":
-                # contiguous per head, as the fused kernel reads the keys at every token
-                k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (k, v))
-            elif self.key in kv_cache:
-                k = torch.cat([kv_cache[self.key], k], dim=1)
-                v = torch.cat([kv_cache[self.value], v], dim=1)
-            kv_cache[self.key], kv_cache[self.value] = k, v
-        return k, v
+        if kv_cache is None:
+            return k, v
+        if self.kind == "cross":
+            # contiguous per head, as the fused kernel reads the keys at every token
+            k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (k, v))
+        return kv_cache.append(self.key, k), kv_cache.append(self.value, v)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
         causal = self.kind == "decoder"

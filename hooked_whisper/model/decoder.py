@@ -13,12 +13,13 @@ from hooked_whisper._support.renamed import attribute_elsewhere
 from hooked_whisper.config import DecoderConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
-from hooked_whisper.model.attention import KVCache
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.elsewhere import UNEMBED_ATTRIBUTES
 from hooked_whisper.model.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model.kernels import linear
+from hooked_whisper.model.kv_cache import KVCache
 from hooked_whisper.model.layers import LayerNorm
+from hooked_whisper.model.step import runs_as_step, step
 from hooked_whisper.model.weights_view import BlockStack, CrossWeights
 
 
@@ -103,6 +104,8 @@ class Decoder(BlockStack):
         start = self._start(kv_cache, 0)
         self._check(tokens, encoder_out, start)
         self.clock.offset = start
+        if kv_cache is not None and runs_as_step(self, tokens, encoder_out.dtype, kv_cache):
+            return step(self, tokens, start, kv_cache)
         tokens = self.hook_tokens(tokens)
         # float32 weights follow the encoder output's dtype, as in openai-whisper
         x = self.hook_embed(F.embedding(tokens, self.token_embedding.weight).to(encoder_out.dtype))

@@ -5,6 +5,8 @@ Private torch symbols are used only in this file.
 - ``linear``: oneDNN for float32 on a CPU. torch's BLAS is a tenth slower and computes products with few rows (the
   unembedding of one token) on one core. oneDNN compiles and caches a kernel per shape, so it is used only for
   recurring shapes: thousands of different ones would take gigabytes.
+- one row in ``linear`` and ``fused_attention``: our own loops on one core, see ``row_kernels``, where several cores
+  would not be faster.
 - ``layer_norm``: the fused norm together with its inverse scale.
 - ``scale_and_shift``, ``gelu``: in place where nothing else needs the input.
 - ``fused_attention``, ``windowed_attention``: without materializing scores; a local window costs only its width.
@@ -13,7 +15,7 @@ Private torch symbols are used only in this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,8 +23,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hooked_whisper.model.row_kernels import row_attention, row_product
+
 Heads = tuple[int, ...]
 
+_ROW_WEIGHTS = 2**20  # entries of a larger weight are read faster by several cores
+_ROW_THREADS = 2  # more cores attend faster
+_ROW_KEYS = 512  # fewer keys stay in the processor's cache, where torch's kernel is as fast
 FEW_ROWS = 8  # rows of decoding: one per beam
 WINDOW = 1500  # positions of every released encoder's window
 _VOCABULARY = 8192  # a weight with at least this many rows is an unembedding
@@ -65,6 +72,16 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks)
 
 
+def hook_dicts(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
+    """Return the dictionaries in which the module holds torch's hooks on its pass."""
+    return module._forward_hooks, module._forward_pre_hooks
+
+
+def globally_hooked() -> bool:
+    """Return whether torch runs hooks on every module."""
+    return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
+
+
 # --- products ------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +90,9 @@ def linear(
 ) -> Float[Tensor, "*batch d_out"]:
     """``x Wᵀ + b``, with oneDNN for whole windows, for a few rows, and for the unembedding of a text."""
     rows = x.numel() // max(1, x.shape[-1])
-    if 0 < rows <= FEW_ROWS or (rows > 0 and rows % WINDOW == 0):
+    if 0 < rows <= FEW_ROWS:
+        return few_rows_linear(x, weight, bias)(x, weight, bias)
+    if rows > 0 and rows % WINDOW == 0:
         return recurring_linear(x, weight, bias)
     if FEW_ROWS < rows <= _MOST_TOKENS and len(weight) >= _VOCABULARY and _onednn_applies(x, weight, bias):
         # padded to a multiple, so that there are few shapes; the padding costs less than oneDNN saves
@@ -82,13 +101,26 @@ def linear(
     return plain_linear(x, weight, bias)
 
 
+def few_rows_linear(
+    x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return what :func:`linear` does with up to ``FEW_ROWS`` rows."""
+    if not _onednn_applies(x, weight, bias):
+        return plain_linear
+    one_row = x.numel() == weight.shape[1] and (bias is None or bias.dtype == x.dtype) and not torch.jit.is_tracing()
+    one_core = torch.get_num_threads() == 1 or weight.numel() <= _ROW_WEIGHTS
+    return row_product if one_row and one_core else _onednn_linear
+
+
 def recurring_linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
     """``x Wᵀ + b`` with oneDNN, for callers that use few different shapes."""
-    if _onednn_applies(x, weight, bias):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return plain_linear(x, weight, bias)
+    return (_onednn_linear if _onednn_applies(x, weight, bias) else plain_linear)(x, weight, bias)
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -160,6 +192,10 @@ def fused_attention(
 
     mask: bool (True = may attend) or additive, broadcastable to ``[batch, head, query, key]``.
     """
+    one_row = mask is None and len(q) == q.shape[2] == 1 and k.shape[2] >= _ROW_KEYS and not causal
+    one_core = one_row and torch.get_num_threads() <= _ROW_THREADS and not torch.jit.is_tracing()
+    if one_core and _onednn_applies(q, k, v):
+        return row_attention(q, k, v)
     if mask is not None:
         # with a three-axis mask, torch falls back to a slow kernel
         mask = mask[None] if mask.dim() == 3 else mask

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hooked_whisper.findings.core.transcripts import DECODER_BATCH, Transcriber
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.model.attention import KVCache
+from hooked_whisper.model.kv_cache import KVCache
 
 CUT_ROWS = 64  # cuts of one clip per batch: they share keys and values, so a row needs little memory
 LEAVE = 4  # drop finished rows once they are 1/LEAVE of the batch: each drop copies the remaining rows
