@@ -1,11 +1,11 @@
-"""Measure how time and memory grow with clips, positions, windows, features, patches and processes.
+"""Measure how time and memory grow with clips, positions, windows, features, patches, processes, layers and width.
 
-    python -m benchmarks.growth [--repeats 3] [--threads 1]
+    python -m benchmarks.growth [--repeats 3] [--threads 1] [--only layers sizes]
 
 Each quantity is doubled a few times; the slope of the logarithm of time (or of memory) against the logarithm of the
 quantity is 1 where the cost is proportional and 0 where it does not grow. Slopes come with the standard error of the
-fit. Writes ``benchmarks/growth.json`` and ``benchmarks/figures/growth.svg``. Random weights (``tiny``, or a small model
-where a corpus is read), random sound.
+fit. Writes ``benchmarks/growth.json``, ``benchmarks/figures/growth.svg`` and the table in ``benchmarks/README.md``.
+Random weights (``tiny``, a small model where a corpus is read, or those of ``model_sizes.py``), random sound.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,6 +27,8 @@ import torch
 from scipy.stats import linregress
 from tqdm.auto import tqdm
 
+from benchmarks import model_sizes
+from benchmarks.bench.markdown import table, write_into
 from benchmarks.harvesting import write_clips
 from benchmarks.patching import N_SPEECH
 from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig, WhisperConfig
@@ -39,6 +42,7 @@ from sae_lens_audio.architectures.sparse.encode import encode_topk
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent
+RESULTS = HERE / "growth.json"
 SMALL = WhisperConfig(EncoderConfig(80, 300, 64, 4, 2, 256), DecoderConfig(51865, 64, 64, 4, 2, 256), "small random")
 
 
@@ -99,7 +103,7 @@ def positions(repeats: int) -> list[Growth]:
 def clips(repeats: int) -> list[Growth]:
     model, counts = HookedWhisper(SMALL), [16, 32, 64, 128]
     hook = "encoder.blocks.1.mlp.hook_post"
-    harvests, scans, peaks = [], [], []
+    collected, scans, peaks = [], [], []
     with tempfile.TemporaryDirectory() as name:
         corpus = write_clips(Path(name, "audio"), counts[-1], 6.0)
         for n in counts:
@@ -107,17 +111,17 @@ def clips(repeats: int) -> list[Growth]:
             def read(what: str, n: int = n) -> float:
                 with tempfile.TemporaryDirectory(dir=name) as out:
                     start = time.perf_counter()
-                    if what == "harvest":
+                    if what == "collect":
                         collect_activations(model, corpus[:n], hook, out, CollectOptions(), progress=False)
                     else:
                         scan(model, corpus[:n], [hook], out, ScanOptions(), progress=False)
                     return time.perf_counter() - start
 
-            harvests.append(min(read("harvest") for _ in range(repeats)))
+            collected.append(min(read("collect") for _ in range(repeats)))
             scans.append(min(read("scan") for _ in range(repeats)))
             peaks.append(peak(n))
     return [
-        grown("harvest", "clips", counts, harvests),
+        grown("collecting", "clips", counts, collected),
         grown("scan of 256 neurons", "clips", counts, scans),
         grown("memory of a process that scans", "clips", counts, peaks, "MiB"),
     ]
@@ -176,7 +180,36 @@ def processes(_: int) -> list[Growth]:
             began = time.perf_counter()
             subprocess.run([*launcher, *command, *paths], check=True, capture_output=True)
             seconds.append(time.perf_counter() - began)
-    return [grown("harvest of 96 clips, start included", "processes", [1, 2], seconds)]
+    return [grown("collecting from 96 clips, start included", "processes", [1, 2], seconds)]
+
+
+def layers(repeats: int, threads: int) -> list[Growth]:
+    """Measure layers and width, with the number of threads of this run."""
+    return [grown(*row) for row in model_sizes.layers_and_widths(repeats, threads)]
+
+
+def rendered(results: Mapping[str, Any]) -> str:
+    """Return the tables of the README."""
+    slopes = [
+        (g["what"], g["of"], f"{g['amounts'][0]:,} to {g['amounts'][-1]:,}", f"{g['slope']:.2f} ± {g['error']:.2f}",
+         f"{_cost(g['cost'][0], g['unit'])} to {_cost(g['cost'][-1], g['unit'])}")
+        for g in results["slopes"]
+    ]  # fmt: skip
+    parts = [table(("of", "against", "from", "slope", "cost"), slopes)]
+    if results["sizes"]:
+        head = ("size", "work", "s", "MiB of weights", "MiB at most beyond them", "MiB kept")
+        parts.append(table(head, [model_sizes.size_cells(row) for row in results["sizes"]]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cost(amount: float, unit: str) -> str:
+    return f"{amount / 2**20:,.1f} MiB" if unit == "bytes" else f"{amount:,.3g} {unit}"
+
+
+def merged(old: Mapping[str, Any], growths: Sequence[Growth], sizes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return stored results in which the measured ones replace those of the same name."""
+    slopes = {(g["what"], g["of"]): g for g in [*old.get("slopes", ()), *map(asdict, growths)]}
+    return {"slopes": list(slopes.values()), "sizes": list(sizes or old.get("sizes", ()))}
 
 
 def draw(growths: Sequence[Growth], path: Path) -> None:
@@ -202,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=[*MEASURES, "layers", "sizes"], help="default: everything")
     parser.add_argument("--scan-and-say", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -209,14 +243,24 @@ def main() -> None:
     if args.scan_and_say:
         scan_and_say(args.scan_and_say)
         return
+    wanted = args.only or [*MEASURES, "layers", "sizes"]
     growths = []
-    for measure in tqdm((positions, clips, features, patches, processes), desc="growth"):
-        growths += measure(args.repeats)
+    for name in tqdm([name for name in MEASURES if name in wanted], desc="growth"):
+        growths += MEASURES[name](args.repeats)
+    growths += layers(args.repeats, args.threads) if "layers" in wanted else []
+    sizes = model_sizes.sizes(args.threads) if "sizes" in wanted else []
     for growth in growths:
         costs = [round(c, 4) for c in growth.cost]
         print(f"{growth.what} / {growth.of}: slope {growth.slope} ± {growth.error}  {costs} {growth.unit}")
-    (HERE / "growth.json").write_text(json.dumps([asdict(growth) for growth in growths], indent=1) + "\n")
-    draw(growths, HERE / "figures" / "growth.svg")
+    results = merged(json.loads(RESULTS.read_text()), growths, sizes)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_into(HERE / "README.md", rendered(results), "growth")
+    draw([Growth(**growth) for growth in results["slopes"]], HERE / "figures" / "growth.svg")
+
+
+MEASURES: dict[str, Callable[[int], list[Growth]]] = {
+    measure.__name__: measure for measure in (positions, clips, features, patches, processes)
+}
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
 
 
-def write_into(readme: Path, text: str) -> None:
-    """Replace the text between the markers; the rest of the file is unchanged.
+def write_into(readme: Path, text: str, name: str = "bench") -> None:
+    """Replace the text between the markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``; the rest of the file is
+    unchanged.
 
     Raises:
         ValueError: the file lacks a marker."""
-    before, begin, after = readme.read_text().partition(BEGIN)
-    _, end, after = after.partition(END)
+    first, last = (marker.replace("bench", name) for marker in (BEGIN, END))
+    before, begin, after = readme.read_text().partition(first)
+    _, end, after = after.partition(last)
     if not begin or not end:
-        raise ValueError(f"{readme} has no {BEGIN} ... {END}")
-    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+        raise ValueError(f"{readme} has no {first} ... {last}")
+    readme.write_text(f"{before}{first}\n{text}{last}{after}")

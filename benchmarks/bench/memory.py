@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.bench.cases import Case
-
-# glibc keeps freed memory for reuse, and adapts the size above which it returns blocks to the system. After a warm-up
-# run, a task would then seem to need no memory. A fixed threshold returns every block of 128 KiB or more at once.
-_GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+from benchmarks.process_memory import RETURNED_AT_ONCE, peak_reset, return_freed_memory, status_mib
 
 
 def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
@@ -25,7 +19,7 @@ def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
     if not sys.platform.startswith("linux"):
         return None
     command = [sys.executable, "-m", "benchmarks.bench", "--size", size, "--memory-of", case, who]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | _GIVEN_BACK)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=RETURNED_AT_ONCE)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -41,25 +35,14 @@ def measure_here(case: Case, who: str) -> dict[str, float]:
     """
     case.work[who]()
     gc.collect()
-    _give_back()
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    return_freed_memory()
+    before = status_mib("VmRSS")
+    peak_reset()
     result = case.work[who]()
-    peak, new = _status("VmHWM") - before, _bytes(result, set()) / 2**20
+    peak, new = status_mib("VmHWM") - before, _bytes(result, set()) / 2**20
     if peak < 0.9 * new - 4:
         raise RuntimeError(f"{case.name}, {who}: {new:.0f} MiB are kept, but only {peak:.0f} MiB were taken")
     return {"peak_mib": round(peak, 1), "kept_mib": round(new, 1)}
-
-
-def _give_back() -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def _bytes(x: Any, seen: set[int]) -> int:
