@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hooked_whisper._support.showing import counted
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.erasure_effects import Erasures, ProbedRows, ProbeF1, mean_estimate
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score
@@ -42,12 +43,12 @@ class TargetedErasure:
         return tuple(
             BenchmarkMetric(
                 f"erasure_k{n}",
-                f"targeted erasure, {_latents(n)}",
+                f"targeted erasure, {counted(n, 'latent')}",
                 "higher",
                 "share",
-                f"Loss of a linear probe of a phone when {_latents(n)} are erased from the activation, those that "
-                "raise its score most on other speakers, minus the mean loss of the other phones' probes. A loss is "
-                "the share of the probe's F1. Mean over phones; parts: both losses.",
+                f"Loss of a linear probe of a phone when {counted(n, 'latent')} are erased from the activation, those "
+                "that raise its score most on other speakers, minus the mean loss of the other phones' probes. A loss "
+                "is the share of the probe's F1. Mean over phones; parts: both losses.",
                 SOURCE,
             )
             for n in self.ns
@@ -73,7 +74,3 @@ class TargetedErasure:
                 {TARGET: float(defined_mean(target)[0]), OTHERS: float(defined_mean(others)[0])},
             )
         return {name: score for name, score in scores.items() if score.estimate.value is not None}
-
-
-def _latents(n: int) -> str:
-    return "1 latent" if n == 1 else f"{n} latents"

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import counted
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.probes import RidgeSums, best_thresholds, logistic_probes
@@ -54,11 +55,11 @@ class SparseProbing:
         precision = tuple(
             BenchmarkMetric(
                 f"phone_probe_k{k}",
-                f"phone probe, {_counted(k)}",
+                f"phone probe, {counted(k, 'latent')}",
                 "higher",
                 "AP",
-                f"Average precision of a probe with {_counted(k)} of each phone against all other positions, mean over "
-                f"phones; chance is the share of the phone. {SELECTION}",
+                f"Average precision of a probe with {counted(k, 'latent')} of each phone against all other positions, "
+                f"mean over phones; chance is the share of the phone. {SELECTION}",
                 SOURCE,
             )
             for k in self.ks
@@ -66,10 +67,11 @@ class SparseProbing:
         f1 = tuple(
             BenchmarkMetric(
                 f"phone_probe_f1_k{k}",
-                f"phone probe, {_counted(k)}, F1",
+                f"phone probe, {counted(k, 'latent')}, F1",
                 "higher",
                 "F1",
-                f"F1 of the same probe with {_counted(k)}; the threshold is the best one for the training speakers.",
+                f"F1 of the same probe with {counted(k, 'latent')}; the threshold is the best one for the training "
+                "speakers.",
                 SOURCE,
             )
             for k in self.ks
@@ -102,10 +104,6 @@ class SparseProbing:
         if self.all_latents:
             scores["phone_probe_all"] = _precision(_dense(subject, x, grams, data), truth, data)
         return scores
-
-
-def _counted(k: int) -> str:
-    return "1 latent" if k == 1 else f"{k} latents"
 
 
 def _sums(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import counted
 from sae_lens_audio.benchmark.data import BenchmarkData
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, Score, estimate_by_speaker
 from sae_lens_audio.benchmark.probes import logistic_probes
@@ -41,11 +42,11 @@ class SpeakerProbing:
         return tuple(
             BenchmarkMetric(
                 f"speaker_probe_k{k}",
-                f"speaker probe, {k} latent{'s' if k > 1 else ''} each",
+                f"speaker probe, {counted(k, 'latent')} each",
                 "higher",
                 "share",
                 f"Share of spans of {0.02 * self.span:g} s of speech, in clips that the probe was not fitted on, whose "
-                f"speaker is told by {k} latent{'s' if k > 1 else ''} of each speaker. Chance is 1 over the number of "
+                f"speaker is told by {counted(k, 'latent')} of each speaker. Chance is 1 over the number of "
                 "speakers.",
                 "sparse probing of SAEBench",
             )

@@ -29,7 +29,7 @@ from sae_lens_audio.benchmark.store import ScoreStore
 from sae_lens_audio.benchmark.subjects import Subject, control_subjects, sparse_controls
 from sae_lens_audio.benchmark.unlearning import noisy_rows
 from sae_lens_audio.evals.attached import MEAN, ZERO
-from sae_lens_audio.evals.attached_runs import NoTextError
+from sae_lens_audio.evals.attached_runs import NoTextError, whole_clips
 from sae_lens_audio.evals.stability import stability
 
 SHIFTED = ", shifted labels"
@@ -166,7 +166,9 @@ def run_benchmark(
     notes = [*notes, *_left_out(clips, data, options.min_tokens)]
     if options.attached_clips:
         try:
-            _attach(model, clips, subjects, data, scored, options, store)
+            left_out = _attach(model, clips, subjects, data, scored, options, store)
+            if left_out:
+                notes.append(f"not attached, without text or cut: {left_out} of the clips to attach")
         except NoTextError as error:
             notes.append(f"not attached: {error}")
     rows = [SubjectScores(s.name, s.kind, s.facts, scored[s.name]) for s in subjects]
@@ -247,16 +249,23 @@ def _attach(
     scored: dict[str, dict[str, Score]],
     options: BenchmarkOptions,
     store: ScoreStore,
-) -> None:
-    """Add the attached scores of the subjects that are sparse, and of both ablations."""
+) -> int:
+    """Add the attached scores of the subjects that are sparse, and of both ablations.
+
+    Returns the number of clips that were left out: parts of recordings, and recordings without text.
+
+    Raises:
+        NoTextError: no clip is a whole recording with its text.
+    """
     sparse = [s for s in subjects if s.decodes and not s.name.endswith(SHIFTED) and (s.kind == "SAE" or s.sparse)]
     waiting = [s for s in sparse if not store.has(_attached(s.name))]
+    spaced = np.linspace(0, len(clips) - 1, min(options.attached_clips, len(clips))).round().astype(int)
+    whole = whole_clips(model, [clips[i] for i in spaced])
     new = {}
     if waiting:
-        spaced = np.linspace(0, len(clips) - 1, min(options.attached_clips, len(clips))).round().astype(int)
         new = attached.score_attached(
             model,
-            [clips[i] for i in spaced],
+            whole,
             waiting,
             data.fitted[waiting[0].writes],
             language=options.language,
@@ -265,6 +274,7 @@ def _attach(
     for name in (*(s.name for s in sparse), MEAN, ZERO):
         scores = store.get(_attached(name), lambda n=name: new[n])  # type: ignore[misc]
         scored[name] = {**scored.get(name, {}), **scores}
+    return len(spaced) - len(whole)
 
 
 def _attached(name: str) -> str:

@@ -229,7 +229,8 @@ def _key(
 
     digest = hashlib.sha256(f"{weights_sha256(model)} {options!r}".encode())
     for name, loaded in saes.items():
-        digest.update(f"{name} {loaded.sae!r}".encode())
+        inner = loaded.sae.inner
+        digest.update(f"{name} {inner.architecture} {inner.config!r} {loaded.sae.normalization}".encode())
         for key, value in sorted(loaded.sae.state_dict().items()):
             digest.update(key.encode() + value.float().cpu().numpy().tobytes())
     for point, rows in sorted(fitted.items()):

@@ -10,7 +10,7 @@ from typing import Any
 from hooked_whisper._support.showing import Showing, Summary, Tabular
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import ArgumentError, CheckpointError, closest
-from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, TruthTest, Verdict, overall
+from sae_lens_audio.benchmark.audit.criteria import SeedTest, TrendTest, TruthTest, Verdict, overall
 from sae_lens_audio.evals.serialization import plain, read_scores, to_text
 
 FORMAT = "sae_lens_audio/audit/1"
@@ -29,7 +29,7 @@ class MetricAudit(Showing):
 
     @property
     def verdict(self) -> Verdict:
-        """See :func:`~sae_lens_audio.benchmark.audit.lenses.overall`."""
+        """See :func:`~sae_lens_audio.benchmark.audit.criteria.overall`."""
         return overall(self.seeds, self.truth, self.trend)
 
     def summary(self) -> Summary:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hooked_whisper.errors import ArgumentError, closest
 from hooked_whisper.findings.core.finding import Estimate
-from sae_lens_audio.benchmark.audit.lenses import SeedTest, TrendTest, TruthTest, seed_test, trend_test, truth_test
+from sae_lens_audio.benchmark.audit.criteria import SeedTest, TrendTest, TruthTest, seed_test, trend_test, truth_test
 from sae_lens_audio.benchmark.audit.results import Audit, MetricAudit
 from sae_lens_audio.benchmark.families import families
 from sae_lens_audio.benchmark.metric import BenchmarkMetric, MetricFamily, Score

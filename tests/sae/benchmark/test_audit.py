@@ -24,7 +24,7 @@ from sae_lens_audio.benchmark import (
 )
 from sae_lens_audio.benchmark.audit import Audit, load_audit
 from sae_lens_audio.benchmark.audit.__main__ import main
-from sae_lens_audio.benchmark.audit.lenses import (
+from sae_lens_audio.benchmark.audit.criteria import (
     SeedTest,
     TrendTest,
     TruthTest,

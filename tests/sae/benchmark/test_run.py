@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.corpora import Recording
+from hooked_whisper.corpora import Clip, Recording
 from hooked_whisper.errors import ArgumentError, CheckpointError
 from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
 from sae_lens_audio.architectures import TopKTranscoder, TopKTranscoderConfig
@@ -192,7 +192,7 @@ def test_stored_scores_are_of_the_same_model_fit_and_labels(model: HookedWhisper
     """Whatever scores depend on changes the key, so that scores of another setting are not reused."""
     saes = {"a": LoadedSAE(TopK(TopKConfig(D, 40, k=3)), Metadata(), Path("a"))}
     rows, other_model = {HOOK: torch.zeros(4, D)}, small_model(1)
-    shifted = [replace(clip, speaker=f"{clip.speaker}x") for clip in CLIPS]
+    shifted = [Clip.aligned(clip.samples, clip.alignment, f"{clip.speaker}x") for clip in CLIPS]
     keys = {
         bench._key(saes, model, rows, CLIPS, OPTIONS),
         bench._key(saes, other_model, rows, CLIPS, OPTIONS),
@@ -203,6 +203,14 @@ def test_stored_scores_are_of_the_same_model_fit_and_labels(model: HookedWhisper
         bench._key({"a": LoadedSAE(TopK(TopKConfig(D, 40, k=2)), Metadata(), Path("a"))}, model, rows, CLIPS, OPTIONS),
     }
     assert len(keys) == 7 and bench._key(saes, model, rows, CLIPS, OPTIONS) in keys
+
+
+def test_clips_without_text_are_not_attached_and_counted(model: HookedWhisper, fitted: dict[str, torch.Tensor]) -> None:
+    textless = replace(CLIPS[0].alignment, text="", words=())
+    clips = [Clip.aligned(CLIPS[0].samples, textless, CLIPS[0].speaker), *CLIPS[1:]]
+    saes = {"a": TopK(TopKConfig(D, 40, k=3)).eval()}
+    scored = run_benchmark(model, saes, HOOK, clips, fitted, replace(OPTIONS, attached_clips=3, noise=False))
+    assert "not attached, without text or cut: 1 of the clips to attach" in scored.notes
 
 
 def test_speakers_take_turns_and_what_is_left_out_is_said() -> None:
