@@ -133,6 +133,15 @@ def test_large_inputs_use_compiled_loops_with_the_same_result(threads: None, pla
         torch.testing.assert_close(actual, other, rtol=0, atol=0)
 
 
+@needs_compiler
+def test_numbers_of_values_out_of_range_are_left_to_torch(loops: CompiledLoops) -> None:
+    x = drawn(64, 2000)
+    assert loops.top_of_rows(x, 0) is None and loops.top_of_rows(x, 2001) is None
+    assert largest_of_rows(x, 0)[0].shape == (64, 0) and len(largest_of_all(x.flatten(), 0)) == 0
+    with pytest.raises(RuntimeError):
+        largest_of_rows(x, 2001)
+
+
 def test_other_tensors_use_torch() -> None:
     x = torch.zeros(300, 300)
     assert compiled_for(x.double()) is None and compiled_for(x.T[1:]) is None and compiled_for(x.to("meta")) is None

@@ -53,7 +53,12 @@ class CompiledLoops:
     def top_of_rows(
         self, x: Float[Tensor, "row n"], k: int
     ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]] | None:
-        """Return the ``k`` largest values of each row and their columns, in the order of the row."""
+        """Return the ``k`` largest values of each row and their columns, in the order of the row.
+
+        Also ``None`` unless ``k`` is from 1 to the number of columns.
+        """
+        if not 0 < k <= x.shape[1]:
+            return None
         values, columns = x.new_empty(len(x), k), x.new_empty(len(x), k, dtype=torch.int64)
         done = self._top_of_rows(x.data_ptr(), *x.shape, k, values.data_ptr(), columns.data_ptr(), _threads())
         return (values, columns) if done else None
@@ -112,7 +117,7 @@ def compiled() -> CompiledLoops | None:
     for threads in _THREADS:
         try:
             return CompiledLoops(_built(compiler, (*_FLAGS, *threads)))
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             log.debug("no compiled loops with %s: %s", threads or "one thread", error)
     return None
 
@@ -121,7 +126,7 @@ def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     """Return the path of the library for this processor, compiled unless it is in the cache.
 
     Raises:
-        OSError, subprocess.SubprocessError: the compiler or the disk fails.
+        OSError, RuntimeError, subprocess.SubprocessError: the compiler or the disk fails, or the user has no home.
     """
     facts = repr((SOURCE.read_bytes(), os.path.realpath(compiler), flags, _processor()))
     path = _cache_folder() / f"sparse-{hashlib.sha256(facts.encode()).hexdigest()[:20]}.so"
@@ -152,7 +157,7 @@ def _cache_folder() -> Path:
     """Return the cache folder.
 
     Raises:
-        OSError: it is not this user's alone, so that others could replace the library.
+        OSError: others could replace the library, or nothing can be written. RuntimeError: the user has no home.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-lens-audio"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
