@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import config as jaxtyping_config
-from jaxtyping import install_import_hook
+
+from tests import type_checks
 
 # before anything imports the packages: only then are their annotations checked
-install_import_hook(["hooked_whisper", "sae_lens_audio"], "beartype.beartype")
+type_checks.install(["hooked_whisper", "sae_lens_audio"])
 
 from tests.core.parity import WORST, parity_table  # noqa: E402
 from tests.core.twins import SIZES, Twins, make_twins  # noqa: E402
@@ -32,6 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # not in pyproject.toml: pytest would import the package before its annotations are checked
     config.addinivalue_line("filterwarnings", "error::hooked_whisper._support.renamed.RenamedWarning")
+
+
+# these begin first, so that two processes end at about the same time
+_LONG = ("tests/tutorials/", "tests/endurance/", "tests/docs/test_snippets.py", "tests/real/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -9,12 +9,14 @@ import docutils.core
 import docutils.utils
 import pytest
 
+from docs.tools import pages
 from docs.tools.build import dead_links
 from docs.tools.docstrings import as_rst, escaped, signature
 from docs.tools.hook_map import hook_map, points
 from docs.tools.pages import MODULES, RUNS, error_classes, error_page, finding_page, findings_index, read_results
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings.registry import REGISTRY
+from hooked_whisper.report.figures import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCSTRING = """What it does, with **options and a |bar| and name_.
@@ -75,8 +77,12 @@ def test_every_error_has_a_page_with_cause_fix_and_example() -> None:
         assert cls.__name__ == "HookedWhisperError" or ("**Cause.**" in page and "**Fix.**" in page)
 
 
-def test_every_finding_has_a_page_with_its_result(tmp_path) -> None:
+def test_every_finding_has_a_page_with_its_result(tmp_path, monkeypatch) -> None:
     results = read_results(ROOT / "docs")
+    with_figures = finding_page("F2", {heading: run.get("F2") for heading, run in results.items()}, tmp_path)
+    assert with_figures.count("<svg") == sum(len(run["F2"].draw()) for run in results.values())
+    # the figures of all others are rendered by `make docs`
+    monkeypatch.setattr(pages, "picture", lambda figure, key: Picture("<svg/>", "", key, "", 1.0, 1.0, ""))
     for run in results.values():
         assert run and set(run) <= set(REGISTRY), (
             "run: python -m docs.tools.replicate, and make demo MODEL=demo for docs/data/findings.demo.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from tests.sae.quick_phone_features import make_quick
 _LINK = re.compile(r'(?:href|src|data-sound)="([^"#:]+)"')
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> tuple[Finding, Context]:
-    make_quick(monkeypatch)
-    context = context_with_phones(24, truth=None)
-    return PhoneFeatures().run(context), context
+@pytest.fixture(scope="module")
+def run() -> Iterator[tuple[Finding, Context]]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_quick(monkeypatch)
+        context = context_with_phones(24, truth=None)
+        yield PhoneFeatures().run(context), context
 
 
 def test_every_phone_has_its_feature_with_sound(run: tuple[Finding, Context], tmp_path: Path) -> None:
