@@ -47,7 +47,8 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     """Load SAEs, named after their folders; the folder of a run, ``topk/sae``, keeps the name of the run, and folders
-    of the same name have their paths. Instead of a folder, ``tiny.en/encoder.blocks.2`` names a packaged SAE.
+    of the same name have their paths. Instead of a folder, ``tiny.en/encoder.blocks.2`` names a packaged SAE, which is
+    called as its folder, ``topk-x2``.
 
     Raises:
         HookedWhisperError: a folder is given twice, or holds no SAE.
@@ -58,10 +59,15 @@ def load_saes(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     paths = list(dict.fromkeys(str(Path(folder)) if "://" not in folder else folder for folder in folders))
     if len(paths) < len(folders):
         raise HookedWhisperError("a folder is given twice: name each SAE once")
-    names = [_short_name(Path(path).resolve()) for path in paths]
-    if len(set(names)) < len(names):
-        names = paths
-    return {name: load_named(path) for name, path in zip(names, paths, strict=True)}
+    saes = [load_named(path) for path in paths]
+    names = [_short_name(_folder(path, sae)) for path, sae in zip(paths, saes, strict=True)]
+    return dict(zip(names if len(set(names)) == len(names) else paths, saes, strict=True))
+
+
+def _folder(path: str, sae: LoadedSAE) -> Path:
+    """Return the folder that was named, or that of a packaged SAE."""
+    is_place = "://" in path or Path(path).expanduser().exists()
+    return Path(path).resolve() if is_place else Path(str(sae.source)).parent
 
 
 def speech_to_fit(parsed: argparse.Namespace, sentences: int) -> list[Recording]:

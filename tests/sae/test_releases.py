@@ -58,7 +58,7 @@ def test_the_demo_models_saes_have_hook_points_too() -> None:
     assert type(SAE.from_pretrained("demo", "encoder.blocks.2")).__name__ == "TopK"
     loaded = load_release("demo", "encoder.blocks.3/tied")
     assert loaded.sae.dtype == torch.float32 and loaded.metadata.hook_name == "encoder.blocks.3.hook_resid_post"
-    assert list(load_saes(["demo/tied-2", "demo/encoder.blocks.3"])) == ["tied-2", "encoder.blocks.3"]
+    assert list(load_saes(["demo/tied-2", "demo/encoder.blocks.3"])) == ["tied-2", "topk-3"]
 
 
 def test_saes_of_runs_are_listed_and_loaded(tmp_path: Path) -> None:
@@ -95,6 +95,12 @@ def test_unknown_names_suggest_similar_ones(release: str, sae_id: str, hint: str
     if release in ("tiny.em", "small.en"):
         with pytest.raises(CheckpointError, match=hint):
             available_saes(release)
+
+
+def test_packaged_saes_of_a_command_line_are_called_by_their_variant() -> None:
+    assert list(load_saes(["tiny.en/encoder.blocks.2"])) == ["topk-x2"]
+    both = ["tiny.en/encoder.blocks.2", "tiny.en/encoder.blocks.3"]
+    assert list(load_saes(both)) == both  # the variants have the same name
 
 
 def test_command_line_suggests_a_release() -> None:
