@@ -1,6 +1,6 @@
 # make demo   a page of findings, on real Whisper (tiny.en) and the packaged speech; MODEL=demo: on the demo model;
 #             FINDINGS=: all of them, which takes longer
-# make test   every fast test, and every tutorial
+# make test   every fast test, and every tutorial on fewer clips
 # make docs   the documentation: out/docs/html/index.html
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -36,7 +36,7 @@ explore: $(VENV)/.installed-demo
 	$(BIN)/hooked-whisper explore --model demo
 
 test: $(VENV)/.installed-test $(VENV)/.weights-weights $(VENV)/.weights-weights-base
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbmake --nbmake-timeout=600 tutorials tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder tests
 
 # what is skipped where there is no Chromium, no flite and no iproute2
 test-browser: $(VENV)/.installed-test

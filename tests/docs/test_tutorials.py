@@ -1,6 +1,5 @@
 """Tutorials: the notebook is its .py, was run to its end on tiny.en, opens with a question, shows and plays something,
-ends with exercises, and is small. `make test` runs every notebook again (nbmake); it takes the demo model where tiny.en
-is not installed."""
+ends with exercises, and is small. tests/tutorials runs every script again, on fewer clips."""
 
 from __future__ import annotations
 
@@ -29,6 +28,7 @@ def both(script: Path) -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
 def test_there_are_ten_tutorials() -> None:
     assert [script.name[:2] for script in SCRIPTS] == [f"{i:02}" for i in range(1, 11)]
     assert {n.stem for n in FOLDER.glob("*.ipynb")} == {s.stem for s in SCRIPTS}
+    assert {t.stem for t in (FOLDER.parent / "tests/tutorials").glob("*.toml")} == {s.stem for s in SCRIPTS}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"({script.stem}.ipynb)" in readme for script in SCRIPTS)
 
