@@ -105,8 +105,8 @@ def run_bench(parsed: argparse.Namespace, arguments: list[str] | None = None) ->
     if not clips.clips:
         why = f"; the first failure: {': '.join(clips.failures[0])}" if clips.failures else ""
         raise HookedWhisperError(
-            f"none of {len(recordings)} recordings ({described}) has phones: give their files with --alignments, or "
-            f"make them with hooked-whisper align{why}"
+            f"none of {described} has phones: give their files with --alignments, or make them with hooked-whisper "
+            f"align{why}"
         )
     fitted_clips = labeled_clips(model, fitted, FITTED)
     points = benchmark_points(model, hooks.reads, hooks.predicts)
