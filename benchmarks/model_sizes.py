@@ -1,6 +1,6 @@
 """Measure how time and memory of a pass, of collecting and of patching grow with layers, width and released size.
 
-:func:`layers_and_widths` and :func:`sizes` measure each shape of model in a process of its own, with random weights:
+:func:`layers_and_widths` and :func:`sizes` measure each shape of model in a separate process, with random weights:
 
 - a forward pass that caches the residual of the middle block;
 - collecting that residual from two clips into a store;
@@ -127,21 +127,21 @@ def measure_here(config: WhisperConfig, repeats: int) -> dict[str, dict[str, flo
         for name, work in WORK.items():
             if repeats > 1:
                 work(model, Path(folder))
-            seconds, peaks, kept = [], [], 0.0
+            seconds, peaks, kept_mib = [], [], 0.0
             for _ in range(repeats):
                 gc.collect()
                 return_freed_memory()
                 before = status_mib("VmRSS")
                 peak_reset()
                 start = time.perf_counter()
-                kept = work(model, Path(folder))
+                kept_mib = work(model, Path(folder))
                 seconds.append(time.perf_counter() - start)
                 peaks.append(status_mib("VmHWM") - before)
             costs[name] = {
                 "seconds": min(seconds),
                 "model_mib": round(model_mib, 1),
                 "peak_mib": round(min(peaks), 1),
-                "kept_mib": round(kept, 1),
+                "kept_mib": round(kept_mib, 1),
             }
     return costs
 

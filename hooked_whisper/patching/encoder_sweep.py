@@ -76,7 +76,9 @@ class EncoderSweep:
         end = _end(patch.name)
         if not (end in _INPUTS or end in _LOCAL or end.startswith(("hook_resid_post", "mlp.", "ln2."))):
             return False
-        if any(is_watched(layer) for layer in self.model.encoder.blocks[block : block + 2]):
+        if any(
+            isinstance(layer, Block) and is_watched(layer) for layer in self.model.encoder.blocks[block : block + 2]
+        ):
             return False
         return not bool(self.changed(patch).all())
 
@@ -161,7 +163,7 @@ class EncoderSweep:
         path = f"encoder.blocks.{number}"
         if _end(name) == "attn.hook_q":
             k, v = (self.base[f"{path}.attn.hook_{part}"].expand(len(values), -1, -1, -1) for part in "kv")
-            z = fused_attention(*(t.transpose(1, 2) for t in (values, k, v)))
+            z = fused_attention(values.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
             name, values = f"{path}.attn.hook_z", z.transpose(1, 2)
         ends = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
         base = {f"{path}.{end}": self.base[f"{path}.{end}"][:, positions] for end in ends}

@@ -59,9 +59,9 @@ def run_patches(
     Args:
         encoder_rows, decoder_rows: patches per batch (default in the encoder: 2 on a CPU, else 16); memory grows with
             them.
-        window: ``"full"`` is exact. With ``"sound"``, patches inside the encoder change only the positions of the sound
-            and of the patches; padding keeps the activations of the base run, and the result has a ``deviation``.
-            Patches of all positions, and of attention patterns or convolutions, run in full.
+        window: ``"full"`` is exact. With ``"sound"``, patches inside the encoder change only positions of the sound,
+            and padding keeps the activations of the base run; the result has a ``deviation``. Patches of padding, of
+            all positions, and of attention patterns run in full.
         beyond: positions of padding after the sound that ``window="sound"`` lets change, at least.
         check: number of patches that ``window="sound"`` also runs in full, for the deviation.
 
@@ -87,11 +87,14 @@ def run_patches(
     if window == "full":
         values = _values(sweep, patches, base, metric, decoder_rows, progress)
     else:
-        restricted = replace(sweep, frozen=_frozen(sweep, patches, base, source, beyond))
-        values = _values(restricted, patches, base, metric, decoder_rows, progress)
-        sample = (values - ends[0]).abs().topk(min(check, len(values))).indices
-        in_full = _values(sweep, [patches[k] for k in sample], base, metric, decoder_rows, False)
-        deviation = float((values[sample] - in_full).abs().max()) if len(sample) else None
+        values = torch.empty(len(patches), dtype=torch.float64)
+        restricted, inside = _restricted(sweep, patches, base, source, beyond)
+        outside = [number for number in range(len(patches)) if number not in set(inside)]
+        for part, numbers in ((restricted, inside), (sweep, outside)):
+            values[numbers] = _values(part, [patches[k] for k in numbers], base, metric, decoder_rows, progress)
+        largest = sorted(inside, key=lambda number: -abs(float(values[number]) - ends[0]))[:check]
+        in_full = _values(sweep, [patches[k] for k in largest], base, metric, decoder_rows, False)
+        deviation = float((values[largest] - in_full).abs().max()) if largest else 0.0
     return PatchedMetric(values, *ends, deviation)
 
 
@@ -114,18 +117,19 @@ def _check_sound(model: HookedWhisper, names: Sequence[str], base: RunInputs, so
     return [f"encoder.blocks.{n}.hook_resid_pre" for n in blocks] + [f"encoder.blocks.{blocks[-1]}.hook_resid_post"]
 
 
-def _frozen(
+def _restricted(
     sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, source: RunInputs, beyond: int
-) -> FrozenPositions:
-    """Return the encoder with all positions frozen but those of the sound and of the patches."""
+) -> tuple[EncoderSweep, list[int]]:
+    """Return the sweep in which only positions of the sound change, and the numbers of the patches inside of it."""
     assert base.mel is not None and source.mel is not None  # checked before the runs
     n_sound = max(filled_positions(torch.cat([base.mel, source.mel])))
-    needed = torch.zeros(sweep.base["encoder.hook_out"].shape[1], dtype=torch.bool)
-    for patch in patches:
-        if sweep.shares_work(patch):
-            needed |= sweep.changed(patch)
-    free = free_positions(n_sound + beyond, needed).to(sweep.model.device)
-    return FrozenPositions.of(sweep.model.encoder, sweep.base, free)
+    free = free_positions(max(1, n_sound + beyond), sweep.base["encoder.hook_out"].shape[1]).to(sweep.model.device)
+    inside = [
+        number
+        for number, patch in enumerate(patches)
+        if sweep.shares_work(patch) and not bool(sweep.changed(patch)[len(free) :].any())
+    ]
+    return replace(sweep, frozen=FrozenPositions.of(sweep.model.encoder, sweep.base, free)), inside
 
 
 def _values(
@@ -140,7 +144,7 @@ def _values(
 
 
 def _hidden(
-    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, decoder_rows: int, at: Sequence[int]
+    sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs, decoder_rows: int, read_tokens: Sequence[int]
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
     """Yield the decoder's last hidden state with the numbers of its patches, which are of the same points."""
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -148,7 +152,7 @@ def _hidden(
         groups.setdefault(patch.names, []).append(number)
     for names, numbers in groups.items():
         shared = [number for number in numbers if sweep.shares_work(patches[number])]
-        yield from _decoded(sweep, [patches[number] for number in shared], shared, at)
+        yield from _decoded(sweep, [patches[number] for number in shared], shared, read_tokens)
         others = [number for number in numbers if number not in set(shared)]
         size = sweep.rows if names[0].startswith("encoder.") else decoder_rows
         for batch in (others[start : start + size] for start in range(0, len(others), size)):
@@ -156,12 +160,12 @@ def _hidden(
 
 
 def _decoded(
-    sweep: EncoderSweep, patches: Sequence[Patch], numbers: Sequence[int], at: Sequence[int]
+    sweep: EncoderSweep, patches: Sequence[Patch], numbers: Sequence[int], read_tokens: Sequence[int]
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token d_model"]]]:
     """Decode several batches of encoder outputs at once: the decoder's weights are read once for all of them."""
     resid = sweep.base["decoder.blocks.0.hook_resid_pre"]
     for batch, encoded in collected(sweep.outputs(patches), _ENCODED_ROWS):
-        yield [numbers[number] for number in batch], decode_over(sweep.model, resid, torch.cat(encoded), at)
+        yield [numbers[number] for number in batch], decode_over(sweep.model, resid, torch.cat(encoded), read_tokens)
 
 
 def _resumed(sweep: EncoderSweep, patches: Sequence[Patch], base: RunInputs) -> Float[Tensor, "row token d_model"]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.model.block import Block
@@ -105,17 +105,12 @@ class FrozenPositions:
         return block.from_mid_cross(x + block.attn.out(z.transpose(1, 2).flatten(2)))
 
 
-def free_positions(n: int, needed: Bool[Tensor, "position"]) -> Int[Tensor, "free"]:
-    """Return the first ``n`` positions and the ``needed`` ones, and further ones up to a divisor of the window.
+def free_positions(n: int, window: int) -> Int[Tensor, "free"]:
+    """Return the first ``n`` positions, and further ones up to a divisor of the window.
 
     Whole batches then have as many positions as one window (:attr:`FrozenPositions.rows`).
     """
-    free = needed.clone()
-    free[:n] = True
-    window, count = len(free), int(free.sum())
-    target = min(size for size in range(max(count, 1), window + 1) if window % size == 0)
-    free[(~free).nonzero()[: target - count, 0]] = True
-    return free.nonzero()[:, 0]
+    return torch.arange(min(size for size in range(min(n, window), window + 1) if window % size == 0))
 
 
 def _block(encoder: Encoder, number: int) -> Block:

@@ -27,13 +27,13 @@ def decode_over(
     model: HookedWhisper,
     resid: Float[Tensor, "1 token d_model"],
     encoded: Float[Tensor, "row position d_model"],
-    at: Sequence[int] | None = None,
+    read_tokens: Sequence[int] | None = None,
 ) -> Float[Tensor, "row token d_model"]:
     """Run the decoder from the residual that enters it, over rows of encoder output. Return the last hidden state.
 
     A block in which a hook or mask acts runs as usual, and so do all if there are many tokens.
 
-    at: tokens whose hidden state is needed (default: all). The others may be wrong.
+    read_tokens: indices of tokens whose hidden state is needed (default: all). The others may be wrong.
     """
     decoder = model.decoder
     x = resid.expand(len(encoded), -1, -1)
@@ -44,7 +44,9 @@ def decode_over(
         if few and not is_watched(block):
             x = x + block.attn(block.ln1(x))[0]
             last = number == len(decoder.blocks) - 1
-            tokens = torch.tensor(list(at) if last and at is not None else range(n_tokens), device=x.device)
+            tokens = torch.tensor(
+                list(read_tokens) if last and read_tokens is not None else range(n_tokens), device=x.device
+            )
             mid = x[:, tokens]
             out = block.from_mid_cross(mid + cross_attend(block.cross_attn, block.ln_cross(mid), encoded))
             x = x.index_copy(1, tokens, out)

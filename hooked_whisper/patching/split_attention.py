@@ -104,7 +104,7 @@ def merge(parts: Sequence[AttentionPart]) -> AttentionPart:
     for part in parts[1:]:
         weight = (part.log_sum - merged.log_sum).sigmoid()[..., None].to(part.z.dtype)
         log_sum = torch.logaddexp(merged.log_sum, part.log_sum)
-        merged = AttentionPart(torch.lerp(*torch.broadcast_tensors(merged.z, part.z), weight), log_sum)
+        merged = AttentionPart(torch.lerp(merged.z, part.z, weight), log_sum)
     return merged
 
 

@@ -217,6 +217,7 @@ def get_act_patch_block_every(
     sweeps = (get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out)
     results = [sweep(model, pairs, stack, **options) for sweep in sweeps]
     first = results[0]
+    deviations = [result.deviation for result in results if result.deviation is not None]
     return PatchResult(
         axes=(GridAxis("component", ("resid_pre", "attn_out", "mlp_out")), *first.axes),
         values=np.stack([result.values for result in results], axis=1),
@@ -227,5 +228,5 @@ def get_act_patch_block_every(
         site=f"{stack} blocks",
         pairs=first.pairs,
         method=first.method,
-        deviation=None if first.deviation is None else np.max([result.deviation for result in results], axis=0),
+        deviation=np.max(deviations, axis=0) if deviations else None,
     )

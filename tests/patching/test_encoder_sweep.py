@@ -105,7 +105,7 @@ def test_hooks_in_later_blocks_stay_live(deep, padded, where):
     grid = make_grid(deep, "z", "encoder", blocks=[0], spans=padded.spans)
     with deep.hooks(fwd_hooks=[(where, lambda x: 0.5 * x)]):
         sweep = run_patches(deep, grid.patches, padded.corrupt, padded.clean, padded.metric)
-        expected = [hooked_metric(deep, one, padded.corrupt, padded.clean, padded.metric) for one in grid.patches]
+        expected = [hooked_metric(deep, single, padded.corrupt, padded.clean, padded.metric) for single in grid.patches]
     np.testing.assert_allclose(sweep.values.numpy(), expected, rtol=0, atol=1e-10)
 
 
@@ -113,7 +113,7 @@ def test_masks_are_not_left_out(deep, padded):
     grid = make_grid(deep, "resid_post", "encoder", spans=padded.spans)
     with deep.hooks(attn_masks={"encoder": local_window(2)}):
         sweep = run_patches(deep, grid.patches, padded.corrupt, padded.clean, padded.metric)
-        expected = [hooked_metric(deep, one, padded.corrupt, padded.clean, padded.metric) for one in grid.patches]
+        expected = [hooked_metric(deep, single, padded.corrupt, padded.clean, padded.metric) for single in grid.patches]
     np.testing.assert_allclose(sweep.values.numpy(), expected, rtol=0, atol=1e-10)
 
 
@@ -158,7 +158,7 @@ def test_padding_keeps_the_activations_of_the_base_run(deep, padded, point):
         return torch.cat([x[:, : N_SOUND + 2], base[hook.name][:, N_SOUND + 2 :]], dim=1)
 
     with deep.hooks(fwd_hooks=[(names, restore)]):
-        expected = [hooked_metric(deep, one, padded.corrupt, padded.clean, padded.metric) for one in grid.patches]
+        expected = [hooked_metric(deep, single, padded.corrupt, padded.clean, padded.metric) for single in grid.patches]
     np.testing.assert_allclose(sound.values.numpy(), expected, rtol=0, atol=1e-10)
     full = run_patches(deep, grid.patches, padded.corrupt, padded.clean, padded.metric)
     assert sound.deviation == pytest.approx(float((sound.values - full.values).abs().max()), abs=1e-12)
@@ -172,11 +172,14 @@ def test_results_state_the_deviation(deep, padded):
 
 
 def test_free_positions_fill_whole_windows():
-    needed = torch.zeros(24, dtype=torch.bool)
-    needed[20] = True
-    free = free_positions(6, needed)
-    assert free.tolist() == [0, 1, 2, 3, 4, 5, 6, 20]  # 8 divides 24
-    assert len(free_positions(24, needed)) == 24
+    assert free_positions(7, 24).tolist() == list(range(8))  # 8 divides 24
+    assert len(free_positions(30, 24)) == 24
+
+
+def test_patches_of_padding_run_in_full(deep, padded):
+    spans = (*padded.spans, (N - 4, N))
+    full, sound = (patch(deep, [replace(padded, spans=spans)], "z", window=window) for window in ("full", "sound"))
+    np.testing.assert_allclose(sound.values[..., -1], full.values[..., -1], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_attribution_sums_difference_times_gradient_over_each_mask(deep, padded,
     spans = [(start, min(N, start + length)) for start, length in edges]
     grid = make_grid(deep, point, "encoder", spans=spans, units=units, per_head=per_head and point == "z")
     estimate = attribute_patches(deep, grid, padded.corrupt, padded.clean, padded.metric)
-    names = list({one.name for one in grid.patches})
+    names = list({single.name for single in grid.patches})
     _, source = deep.run_with_cache(padded.clean.mel, padded.clean.tokens, names_filter=names)
     metric = padded.metric
 
@@ -232,7 +235,7 @@ def test_attribution_sums_difference_times_gradient_over_each_mask(deep, padded,
     _, base = deep.run_with_cache(
         padded.corrupt.mel, padded.corrupt.tokens, names_filter=names, incl_bwd=True, loss_fn=loss
     )
-    for value, one in zip(estimate.values, grid.patches, strict=True):
-        product = (source[one.name] - base[one.name]) * base[f"{one.name}_grad"]
-        expected = (product[0] * one.mask(deep.hook_dict[one.name], product.shape)).sum()
+    for value, single in zip(estimate.values, grid.patches, strict=True):
+        product = (source[single.name] - base[single.name]) * base[f"{single.name}_grad"]
+        expected = (product[0] * single.mask(deep.hook_dict[single.name], product.shape)).sum()
         assert float(value) - estimate.base == pytest.approx(float(expected), abs=1e-10)
