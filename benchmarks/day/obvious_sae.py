@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import whisper
 from torch import Tensor
 
-FACTOR, K, BATCH, LR, STEPS_PER_WINDOW = 8, 32, 4096, 1e-3, 10
+from benchmarks.day.settings import BATCH, FACTOR, LR, STEPS_PER_WINDOW, K
 
 
 @torch.no_grad()

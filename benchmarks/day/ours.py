@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.day.obvious_pages import CLIPS
-from benchmarks.day.obvious_sae import BATCH, FACTOR, LR, STEPS_PER_WINDOW, K
+from benchmarks.day.settings import BATCH, CLIPS, FACTOR, LR, STEPS_PER_WINDOW, K
 from benchmarks.day.speech import read_pairs
 from hooked_whisper.corpora import Recording, audio_folder
 from hooked_whisper.features.scan import scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.patching import CleanCorruptPair, LogitDifference, RunInputs, patch, token_spans
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import Positions
 from hooked_whisper.report.units import build_site
 from sae_lens_audio.activations import StoredActivations, collect_activations
 from sae_lens_audio.architectures import TopK, TopKConfig
@@ -32,7 +31,7 @@ def patches(model: HookedWhisper, folder: Path, n: int) -> dict[str, Any]:
             RunInputs(tokens, model.to_mel(folder / "pairs" / f"{number:04d}-{name}.wav"))
             for name in ("clean", "corrupt")
         ]
-        word = Interval(words["start"], words["end"], words["answer"])
+        word = Positions(((int(words["start"] * 50), int(words["end"] * 50) + 1),), words["answer"])
         pair = CleanCorruptPair(*runs, LogitDifference(answer, foil, tokens.shape[1] - 1), (word,))
         each_token = token_spans([""] * tokens.shape[1])
         row = [

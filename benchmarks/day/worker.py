@@ -19,7 +19,6 @@ def main(name: str, model_name: str, side: str, amount: str, threads: str, folde
     (which,) = [candidate for candidate in SIDES if candidate == side]
     work = JOBS[name].work(which)
     model = models.ours(model_name) if which == "ours" else models.openai(model_name)
-    models.warm_up(model)
     before = _peak_mib()
     wall, cpu = time.perf_counter(), time.process_time()
     result = work(model, Path(folder), int(amount))
