@@ -5,6 +5,8 @@
 Ours, openai-whisper, transformers (fused and eager attention), nnsight and plain torch hooks run the same random
 weights on the same input. They must first agree in their activations, then take turns in one process. The result is the
 ratio of times. Writes the table into ``benchmarks/README.md`` and ``benchmarks/results.json``.
+``--only`` runs single rows, such as ``--only 'greedy*' 'encoder, 30 s*'``, and writes nothing; ``--size`` and
+``--rounds`` shorten it further.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from benchmarks.bench.models import make_models
 from benchmarks.bench.passes import sections
 from benchmarks.bench.table import README, RESULTS, rendered
 from benchmarks.bench.timing import rows_of, take_turns
+from benchmarks.bench.transcription import REAL, encoder_cases, real_cases
 
 # memory is measured only for cases that cache something
 KEEPING = ("one residual*", "every *", "one attention*")
@@ -34,8 +37,10 @@ KEEPING = ("one residual*", "every *", "one attention*")
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", help="default: tiny base; toy with --quick")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--size", nargs="+", help="default: tiny base tiny.en (released weights, real text); toy with --quick"
+    )
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests and scans")
     parser.add_argument(
@@ -61,13 +66,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     whole = not (args.quick or args.only)
     results: dict[str, Any] = {"machine": machine(args.threads), "rounds": rounds, "sizes": {}, "memory": {}}
     others = Others()
-    sizes = args.size or (["toy"] if args.quick else ["tiny", "base"])
+    sizes = args.size or (["toy"] if args.quick else ["tiny", "base", REAL])
     for size in sizes:
         selected = [
             candidate
-            for candidate in cases(make_models(size))
+            for candidate in (real_cases() if size == REAL else all_cases(size))
             if any(fnmatch.fnmatch(candidate.name, glob) for glob in only)
         ]
+        if not selected:
+            continue
         rows = results["sizes"][size] = []
         for case in selected:
             check(case)
@@ -87,6 +94,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         write_into(README, rendered(results))
     print(rendered(results))
     return results
+
+
+def all_cases(size: str) -> list[Case]:
+    models = make_models(size)
+    return [*cases(models), *encoder_cases(models)]
 
 
 def memory(size: str, cases: list[Case]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from hooked_whisper.model.kernels import recurring_linear
 
 # a window through the MLP of ``tiny``, and a product large enough for the machine's best
 _PRODUCTS = {"1500x384x1536": (1500, 384, 1536), "2048^3": (2048, 2048, 2048)}
-_PACKAGES = ("torch", "openai-whisper", "transformers", "nnsight", "numpy")
+_PACKAGES = ("torch", "openai-whisper", "transformers", "nnsight", "ctranslate2", "numpy")
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks.bench.markdown import table, write_into
 
 HERE = Path(__file__).parents[1]
 README, RESULTS = HERE / "README.md", HERE / "results.json"
-_HEAD = ("work", "against", "ours / theirs", "quartiles", "at most", "ours, ms", "theirs, ms", "GFLOP", "GFLOP/s")
+HEAD = ("work", "against", "ours / theirs", "quartiles", "at most", "ours, ms", "theirs, ms", "GFLOP", "GFLOP/s")
 _MEMORY = ("work", "who", "MiB at most, beyond what was there", "MiB kept")
 MORE_THAN_KEPT = (
     1.10  # memory limit: growth over the bare pass when every point is cached, relative to the cached bytes
@@ -26,7 +26,7 @@ MORE_THAN_KEPT = (
 def rendered(results: Mapping[str, Any]) -> str:
     parts = [_head(results), *results.get("notes", ())]
     for size, rows in results["sizes"].items():
-        parts += [f"**{size}**", table(_HEAD, [_row(row) for row in rows])]
+        parts += [f"**{size}**", table(HEAD, [row_cells(row) for row in rows])]
         if line := line_of(rows):
             parts.append(str(line))
         if memory := results["memory"].get(size):
@@ -53,7 +53,8 @@ def _head(results: Mapping[str, Any]) -> str:
     )
 
 
-def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+def row_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a result under :data:`HEAD`."""
     counted = row.get("ours_gflop")
     return (
         row["case"],

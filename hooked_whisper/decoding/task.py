@@ -6,6 +6,8 @@ choice of the most probable token, and the unembedding of a prompt: only two of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,9 @@ _TIE = 1e-3  # nats: closer sums are compared as openai-whisper does
 
 class HookedDecodingTask(DecodingTask):
     """openai-whisper's task with faster parts. Hooks stay live."""
+
+    decoder: Any  # of tokens: greedy, or beam search
+    logit_filters: list[LogitFilter]
 
     def __init__(self, model: WhisperCore, options: DecodingOptions) -> None:
         super().__init__(model, options)  # type: ignore[arg-type]
@@ -63,6 +68,9 @@ class HookedDecodingTask(DecodingTask):
 
 class _Inference(PyTorchInference):
     """Return the logits of two positions of the prompt, and then those of each new token."""
+
+    kv_cache: Any
+    hooks: Any
 
     def __init__(self, model: WhisperCore, initial_token_length: int, sot_index: int) -> None:
         super().__init__(model, initial_token_length)  # type: ignore[arg-type]

@@ -63,6 +63,7 @@ def _compiled(loop: Callable[..., None]) -> Callable[[int, int, int, int, int, i
         compiled = numba.cfunc(signature, cache=True, fastmath=_MATH)(loop)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         compiled = numba.cfunc(signature, fastmath=_MATH)(loop)
+    assert compiled.address is not None
     function = CFUNCTYPE(None, *[c_void_p] * 4, *[c_ssize_t] * 3)(compiled.address)
     function.compiled = compiled  # type: ignore[attr-defined]  # the code lives as long as this object
     return function

@@ -74,17 +74,17 @@ class StepPlan:
     def __init__(self, decoder: Decoder) -> None:
         modules = [module for part in _parts(decoder) for module in part.modules()]
         points = [module for module in modules if isinstance(module, HookPoint)]
-        attention = [attn for block in decoder.blocks for attn in (block.attn, block.cross_attn)]
+        attention: list[Any] = [attn for block in decoder.blocks for attn in (block.attn, block.cross_attn)]
         dtypes = {parameter.dtype for module in modules for parameter in module.parameters(recurse=False)}
         self.decoder = decoder
         self.ordinary = len(dtypes) == 1 and all(type(module) in _CLASSES for module in modules)
         self._points = points
         self._attributes = [vars(module) for module in modules]
-        self._listening = [hooks for module in modules for hooks in hook_dicts(module)]
+        self._listening: list[Any] = [hooks for module in modules for hooks in hook_dicts(module)]
         self._listening += [hooks for point in points for hooks in (point._fwd, point._bwd, point._readers)]
         self._listening += [attn.masks for attn in attention] + [block.entry_listeners for block in decoder.blocks]
-        slots = (slots for module in (decoder, *modules) for slots in (module._modules, module._parameters))
-        self._slots = [filled for filled in slots if filled]
+        slots: Any = (slots for module in (decoder, *modules) for slots in (module._modules, module._parameters))
+        self._slots: list[dict[str, Any]] = [filled for filled in slots if filled]
         self._contents = self._now()
         if self.ordinary:
             self.blocks = [BlockWeights.of(block) for block in decoder.blocks]

@@ -11,14 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.bench import cuda
 from benchmarks.bench.agreement import check
 from benchmarks.bench.cases import OURS, Case
+from benchmarks.bench.ctranslate2_model import write_ctranslate2
 from benchmarks.bench.dictionaries import section
 from benchmarks.bench.flops import gflop
 from benchmarks.bench.linear import line_of
 from benchmarks.bench.markdown import BEGIN, END, write_into
+from benchmarks.bench.models import TOY, make_models
 from benchmarks.bench.table import rendered
 from benchmarks.bench.timing import rows_of, take_turns
+from benchmarks.bench.transcription import FLOAT32, RUNTIMES, encoder_cases, real_cases
+from hooked_whisper.hooked import HookedWhisper
 
 
 def results() -> dict[str, object]:
@@ -134,3 +139,40 @@ def test_sae_results_of_an_earlier_run_are_rendered(tmp_path: Path) -> None:
     assert section(tmp_path / "none.json") is None
     (tmp_path / "left.json").write_text(json.dumps(facts))
     assert "| ours 1 | 31,386 | 1.00 | 1.00 to 1.00 | 700 |" in (section(tmp_path / "left.json") or "")
+
+
+def test_weights_written_for_ctranslate2_are_ours(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = HookedWhisper(TOY)
+    again = HookedWhisper.from_pretrained(write_ctranslate2(model, tmp_path / "model"), device="cpu")
+    assert again.cfg.encoder == model.cfg.encoder and again.cfg.decoder == model.cfg.decoder
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_encoder_row_beside_ctranslate2_agrees() -> None:
+    (case,) = encoder_cases(make_models("toy"))
+    assert set(case.work) == {OURS, *RUNTIMES} and case.target == 0.8
+    check(case)
+
+
+def test_cuda_benchmark_says_that_there_is_no_device(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cuda.main([]) == []
+    assert capsys.readouterr().out.strip() == cuda.NO_DEVICE
+
+
+@pytest.mark.slow
+def test_cuda_cases_run_on_any_device() -> None:
+    waited: list[int] = []
+    rows = cuda.measure(["toy"], torch.device("cpu"), 2, 5.0, lambda: waited.append(1))
+    assert {"float32", "float16", "bfloat16"} == {row["case"].rsplit(", ", 1)[1] for row in rows} and waited
+    assert cuda.measure(["toy"], torch.device("cpu"), 2, 0.0, lambda: None) == [], "no time left"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_transcription_rows_have_the_same_text() -> None:
+    for case in real_cases():
+        assert case.against == (FLOAT32,)
+        check(case)
