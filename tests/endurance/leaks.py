@@ -70,6 +70,7 @@ def left_by(call: Callable[[int], object], n: int, samples: int = 20) -> Left:
     """
     for number in range(n // 2):
         call(number)
+    gc.unfreeze()  # what tests/conftest.py has frozen is counted too
     before = _counts()
     gc.freeze()  # collections of what the calls leave need not walk everything else
     steps, memory = [], []
@@ -82,4 +83,5 @@ def left_by(call: Callable[[int], object], n: int, samples: int = 20) -> Left:
     slope, _, low, high = theilslopes(np.array(memory, float), np.array(steps, float))
     gc.unfreeze()
     after = _counts()
+    gc.freeze()
     return Left(float(slope), float(low), float(high), *(b - a for a, b in zip(before, after, strict=True)))

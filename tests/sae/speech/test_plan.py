@@ -33,8 +33,8 @@ def test_no_packaged_sentence_is_used() -> None:
 
 
 def test_plan_has_the_requested_hours_and_no_held_out_voice() -> None:
-    passages = plan_passages({"kokoro": 1.5, "flite": 3.5})
-    assert sum(passage.synthesizer == "kokoro" for passage in passages) == math.ceil(1.5 * 3600 / 27)
+    passages = plan_passages({"kokoro": 0.4, "flite": 0.8})
+    assert sum(passage.synthesizer == "kokoro" for passage in passages) == math.ceil(0.4 * 3600 / 27)
     assert HELD_OUT.isdisjoint(passage.voice for passage in passages)
     assert len({passage.voice for passage in passages}) == 14
     assert len({passage.key for passage in passages}) == len({passage.id for passage in passages}) == len(passages)
