@@ -76,6 +76,7 @@ def cases(model: HookedWhisper) -> list[Case]:
         ("attention out by span", "encoder", "attn_out", spans, False),
         ("MLP out by span", "encoder", "mlp_out", spans, False),
         ("heads by span", "encoder", "z", spans, True),
+        ("residual by span of 200 ms", "encoder", "resid_post", window_spans(N_SPEECH, 10), False),
     ]
     exact = [
         Case(f"{stack} {label}", stack, make_grid(model, what, _stack_of(what, stack), spans=s, per_head=h))

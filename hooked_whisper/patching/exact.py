@@ -26,7 +26,7 @@ from hooked_whisper.patching.grid import Patch
 from hooked_whisper.patching.metrics import Metric, read_metric
 from hooked_whisper.patching.positions import filled_positions
 from hooked_whisper.patching.replacements import patched_rows
-from hooked_whisper.patching.resume import required_activations, resume_from
+from hooked_whisper.patching.resume import locate, required_activations, resume_from
 from hooked_whisper.patching.runs import PatchedMetric, RunInputs, cache_run
 from hooked_whisper.patching.short_decoder import decode_over
 from hooked_whisper.patching.watching import is_watched
@@ -63,7 +63,8 @@ def run_patches(
             and padding keeps the activations of the base run; the result has a ``deviation``. Patches of padding, of
             all positions, and of attention patterns run in full.
         beyond: positions of padding after the sound that ``window="sound"`` lets change, at least.
-        check: number of patches that ``window="sound"`` also runs in full, for the deviation.
+        check: number of patches that ``window="sound"`` also runs in full for the deviation: those of the earliest
+            block with the largest effects.
 
     Raises:
         PatchError: the runs have different shapes, a point cannot be patched, an index is out of range, or
@@ -92,10 +93,13 @@ def run_patches(
         outside = [number for number in range(len(patches)) if number not in set(inside)]
         for part, numbers in ((restricted, inside), (sweep, outside)):
             values[numbers] = _values(part, [patches[k] for k in numbers], base, metric, decoder_rows, progress)
-        largest = sorted(inside, key=lambda number: -abs(float(values[number]) - ends[0]))[:check]
+        # what is left out adds up over the blocks after the patch, and grows with the effect
+        first = min((locate(model, patches[number].name)[1] for number in inside), default=0)
+        earliest = [number for number in inside if locate(model, patches[number].name)[1] == first]
+        largest = sorted(earliest, key=lambda number: -abs(float(values[number]) - ends[0]))[:check]
         in_full = _values(sweep, [patches[k] for k in largest], base, metric, decoder_rows, False)
         deviation = float((values[largest] - in_full).abs().max()) if largest else 0.0
-    return PatchedMetric(values, *ends, deviation)
+    return PatchedMetric(values, ends[0], ends[1], deviation)
 
 
 def _check_sound(model: HookedWhisper, names: Sequence[str], base: RunInputs, source: RunInputs) -> list[str]:

@@ -77,8 +77,8 @@ def patch(
         directions: ``[k, d]``; patch only their span.
         subspaces: directions or features to patch one by one (:func:`hooked_whisper.patching.subspaces_of`).
         window: ``"full"`` is exact. ``"sound"`` is several times faster for short clips: patches inside the encoder do
-            not change padding (:func:`run_patches`). The result states the deviation, from two patches per pair that
-            are also run in full.
+            not change padding (:func:`run_patches`). The result states the deviation of the two patches per pair that
+            are also run in full: those of the earliest block with the largest effects.
         beyond: positions of padding after the sound that ``window="sound"`` lets change.
 
     Raises:
