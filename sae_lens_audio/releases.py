@@ -60,9 +60,9 @@ def load_release(
         CheckpointError: there is no such release or SAE; the message lists those that exist, or has the command that
             trains it.
     """
-    for name, value in (("release", release), ("sae_id", sae_id)):
+    for argument, value in (("release", release), ("sae_id", sae_id)):
         if not isinstance(value, str | Path):
-            raise CheckpointError(f"{name} is {value!r}, expected a string such as 'tiny.en' or 'encoder.blocks.2'")
+            raise CheckpointError(f"{argument} is {value!r}, expected a string such as 'tiny.en' or 'encoder.blocks.2'")
     release, sae_id = str(release), str(sae_id)
     path = Path(release).expanduser()
     if path.is_dir() and release != DEMO:

@@ -169,6 +169,7 @@ def line_chart(
         figure.update_layout(title=title, xaxis_title=x, yaxis_title=y)
         return figure
     import matplotlib
+    from cycler import cycler
     from matplotlib.figure import Figure
 
     many = len(lines) > _LINES_WITH_LEGEND_INSIDE
@@ -176,7 +177,7 @@ def line_chart(
     figure = Figure(figsize=(wide, 3.4 if len(lines) < 16 else 4.4), layout="constrained", facecolor=facecolor)
     axes = figure.add_subplot()
     colors = matplotlib.rcParams["axes.prop_cycle"]
-    axes.set_prop_cycle(matplotlib.cycler(linestyle=["-", "--", ":", "-."]) * colors)  # for more lines than colors
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":", "-."]) * colors)  # for more lines than colors
     _set_title(axes, title, wide)
     for name, (xs, ys) in lines.items():
         axes.plot(xs, ys, label=plain(name), marker="." if len(xs) < 60 else None)
