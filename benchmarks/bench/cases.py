@@ -262,15 +262,9 @@ def windows(m: Models) -> list[Case]:
 
 def precision(m: Models) -> list[Case]:
     low = m.ours.encoder
-    half = type(m.ours)(m.ours.cfg).to(torch.bfloat16)
     compiled = compiler(m.ours.encoder)
-    mel = m.mel.to(torch.bfloat16)
     selected = [
-        Case(
-            "encoder, bfloat16",
-            {OURS: lambda: half.encoder(mel), "ours, float32": lambda: low(m.mel)},
-            ("ours, float32",),
-        ),
+        *(_in_half(m, dtype) for dtype in (torch.bfloat16, torch.float16)),
         Case(
             "encoder, torch.compile",
             {OURS: lambda: compiled()(m.mel), "ours, not compiled": lambda: low(m.mel)},
@@ -279,6 +273,12 @@ def precision(m: Models) -> list[Case]:
         ),
     ]
     return selected + (on_cuda(m) if torch.cuda.is_available() else [])
+
+
+def _in_half(m: Models, dtype: torch.dtype) -> Case:
+    half, mel = type(m.ours)(m.ours.cfg).to(dtype).encoder, m.mel.to(dtype)
+    work: dict[str, Work] = {OURS: lambda: half(mel), "ours, float32": lambda: m.ours.encoder(m.mel)}
+    return Case(f"encoder, {str(dtype).removeprefix('torch.')}", work, ("ours, float32",), 1.0)
 
 
 def compiler(module: nn.Module) -> Callable[[], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from whisper.model import sinusoids
@@ -13,7 +12,7 @@ from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.inputs import check_mel, described
-from hooked_whisper.model.kernels import gelu
+from hooked_whisper.model.kernels import conv1d, gelu
 from hooked_whisper.model.layers import LayerNorm
 from hooked_whisper.model.weights_view import BlockStack
 
@@ -30,7 +29,7 @@ class ConvStage(nn.Module):
     def forward(self, x: Float[Tensor, "batch d_in time"]) -> Float[Tensor, "batch time_out d_out"]:
         conv, dtype = self.conv, x.dtype
         bias = None if conv.bias is None else conv.bias.to(dtype)
-        pre = F.conv1d(x, conv.weight.to(dtype), bias, conv.stride, conv.padding)
+        pre = conv1d(x, conv.weight.to(dtype), bias, conv.stride, conv.padding)
         pre = self.hook_pre(pre.transpose(1, 2))  # [batch, time, d_model]
         return self.hook_post(gelu(pre, overwrite=False))  # [batch, time, d_model]
 

@@ -94,3 +94,16 @@ def test_a_folder_that_cannot_be_written_does_not_stop_decoding(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=120)
     assert done.stdout.strip() == "[[4.0, 4.0, 4.0]]", done.stderr[-1000:]
+
+
+@torch.no_grad()
+def test_float16_on_a_cpu_is_computed_in_float32() -> None:
+    x, weight, bias = (random(*shape).half() for shape in ((1, 20, 24), (8, 24), (8,)))
+    exact = F.linear(x.float(), weight.float(), bias.float()).half()
+    assert torch.equal(kernels.linear(x, weight, bias), exact)
+    q = random(1, 2, 30, 8).half()
+    exact = F.scaled_dot_product_attention(q.float(), q.float(), q.float(), is_causal=True).half()
+    assert torch.equal(kernels.fused_attention(q, q, q, causal=True), exact)
+    mel, kernel = random(1, 6, 40).half(), random(4, 6, 3).half()
+    exact = F.conv1d(mel.float(), kernel.float(), None, (2,), (1,)).half()
+    assert torch.equal(kernels.conv1d(mel, kernel, None, (2,), (1,)), exact)
