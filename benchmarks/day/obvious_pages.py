@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ def run(model: whisper.Whisper, folder: Path, n: int) -> dict[str, Any]:
     block, out = model.dims.n_audio_layer // 2, folder / "obvious_pages"
     out.mkdir(exist_ok=True)
     files = sorted((folder / "hour").glob("*.wav"))[:CLIPS]
+    wall, cpu = time.perf_counter(), time.process_time()
     examples = scan(model, files, block, EXAMPLES)
+    fixed = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     seen: list[torch.Tensor] = []
     hook = model.encoder.blocks[block].mlp[1].register_forward_hook(lambda module, args, out: seen.append(out))
     for unit in range(n):
@@ -39,4 +42,4 @@ def run(model: whisper.Whisper, folder: Path, n: int) -> dict[str, Any]:
             cards.append(f"<p>{value:.3f} <img src={unit}-{rank}.png><audio controls src={unit}-{rank}.wav></audio>")
         (out / f"{unit}.html").write_text("\n".join(cards))
     hook.remove()
-    return {"largest": [[value for value, _, _ in neuron] for neuron in examples[:64]]}
+    return {"largest": [[value for value, _, _ in neuron] for neuron in examples[:64]], "fixed": fixed}

@@ -70,7 +70,9 @@ def _row(name: str, model: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _whole(name: str, measured: Mapping[str, Any], clock: str = "seconds") -> float:
-    return float(measured[clock]) * JOBS[name].whole / float(measured["amount"])
+    """Scale to the whole job. What does not depend on the amount, such as the scan for pages, is counted once."""
+    fixed = float(measured.get("fixed", {}).get(clock, 0.0))
+    return fixed + (float(measured[clock]) - fixed) * JOBS[name].whole / float(measured["amount"])
 
 
 def _order(key: str) -> tuple[int, str]:

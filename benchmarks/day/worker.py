@@ -28,6 +28,7 @@ def main(name: str, model_name: str, side: str, amount: str, threads: str, folde
         "cpu_seconds": time.process_time() - cpu,
         "peak_mib": _peak_mib(),
         "loaded_mib": before,
+        "fixed": result.pop("fixed", {}),
     }
     Path(out).write_text(json.dumps({"measured": measured, "result": result | {"amount": int(amount), "job": name}}))
 

@@ -32,6 +32,11 @@ def test_times_are_scaled_to_the_whole_job() -> None:
     assert "| 12 s | 48 s | 4.0 | 3 ✓ | 10, 10 | all is equal |" in text
 
 
+def test_what_does_not_depend_on_the_amount_is_counted_once() -> None:
+    scripts = entry(8, 20) | {"fixed": {"seconds": 2.0}}
+    assert ratio("scan", {"ours": entry(6, 60), "obvious": scripts}) == pytest.approx((2 + 6 * 6) / 12)
+
+
 def test_table_between_the_markers(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
