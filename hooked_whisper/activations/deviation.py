@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def measure_deviation(stream: ActivationStream, corpus: Sequence[Recording], mos
     }
 
 
-def deviation_lines(deviation: dict[str, Any]) -> list[str]:
+def deviation_lines(deviation: Mapping[str, Any]) -> list[str]:
     """Return the lines that a command prints about a measured deviation; none if there is none."""
     if not deviation:
         return []
