@@ -194,7 +194,8 @@ def main() -> None:
             cases = cases_of(work, options, rows.shape[1], data)
             results = take_turns(cases, score_at, options.per_turn, options.warm_up)
             print(table(name, cases, results, score_at), flush=True)
-            facts["results"].append({"name": name, "case": asdict(cases[0]), **results})
+            case = {key: value for key, value in asdict(cases[0]).items() if key != "data"}  # a temporary file
+            facts["results"].append({"name": name, "case": case, **results})
             if options.json:
                 options.json.write_text(json.dumps(facts, indent=1) + "\n")
 

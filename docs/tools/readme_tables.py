@@ -16,6 +16,7 @@ from benchmarks.bench.markdown import table
 from docs.tools.replication_tables import numbers_table, verdicts_table
 from docs.tools.sae_speech_tables import sae_speech_table
 from docs.tools.sae_tables import audit_table, benchmark_table, training_table
+from docs.tools.speed_table import speed_table
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
 from hooked_whisper.findings.core.serialization import load_findings
@@ -158,6 +159,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "sae-training": training_table,
     "sae-bench": benchmark_table,
     "sae-audit": audit_table,
+    "speed": speed_table,
 }
 
 
