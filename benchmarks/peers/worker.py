@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.case import Case
+from benchmarks.process_memory import peak_reset, status_mib
 
 PACKAGES = {
     "ours": "hooked-whisper",
@@ -127,10 +128,8 @@ def _peak_mb(reset: bool = False) -> float:
     """Return the peak memory so far; ``reset`` first lowers the peak to current use (Linux only)."""
     try:
         if reset:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+            peak_reset()
+        return status_mib("VmHWM")
     except OSError:
         import resource
 

@@ -109,24 +109,19 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format=f"{prog}: %(message)s", stream=sys.stderr)
     loggers = [logging.getLogger(package) for package in ("hooked_whisper", "sae_lens_audio")]
     levels = [logger.level for logger in loggers]
-    from hooked_whisper.errors import HookedWhisperError
+
+    def call() -> int:
+        try:
+            with _any_text_on_stdout(), _warnings_in_a_line(prog), _audio_summary(prog, parsed):
+                return int(parsed.run(parsed, list(arguments)))
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe: avoid an error message at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     try:
         for logger in loggers:
             logger.setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
-        with _any_text_on_stdout(), _warnings_in_a_line(prog), _audio_summary(prog, parsed):
-            return int(parsed.run(parsed, list(arguments)))
-    except KeyboardInterrupt as interruption:
-        hint = str(interruption) or getattr(parsed, "if_interrupted", "")
-        print(f"{prog}: interrupted{f'; {hint}' if hint else ''}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe: avoid an error message at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (HookedWhisperError, OSError) as error:
-        logging.getLogger(__name__).debug("error", exc_info=True)
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return exit_code_of(prog, call, getattr(parsed, "if_interrupted", ""))
     finally:  # restore the logging levels of a calling program
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -136,16 +131,18 @@ def exit_code_of(prog: str, call: Callable[[], int | None], if_interrupted: str 
     """Call a function and return the exit code of the program: what it returns or 0, 2 after a ``HookedWhisperError``
     or ``OSError`` (printed as one line), or 130 after an interruption.
 
-    if_interrupted: how to resume.
+    if_interrupted: how to resume; may be empty.
     """
     from hooked_whisper.errors import HookedWhisperError
 
     try:
         return call() or 0
     except KeyboardInterrupt as interruption:
-        print(f"{prog}: interrupted; {str(interruption) or if_interrupted}", file=sys.stderr)
+        hint = str(interruption) or if_interrupted
+        print(f"{prog}: interrupted{f'; {hint}' if hint else ''}", file=sys.stderr)
         return 130
     except (HookedWhisperError, OSError) as error:
+        logging.getLogger(__name__).debug("error", exc_info=True)
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

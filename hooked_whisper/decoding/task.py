@@ -112,7 +112,7 @@ def most_probable(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
 
 
 class _Suppress(LogitFilter):
-    """Token ids that are never most_likely, as an index on the device."""
+    """Token ids that are never predicted, as an index on the device."""
 
     def __init__(self, tokens: list[int], device: torch.device) -> None:
         self.tokens = torch.tensor(tokens, dtype=torch.long, device=device)

@@ -12,17 +12,22 @@ from hooked_whisper.patching import CleanCorruptPair, LogitDifference, RunInputs
 N_POSITIONS = 24
 
 
-@pytest.fixture(scope="package")
-def model() -> HookedWhisper:
+def small_model(n_encoder_layers: int, noise: float, dtype: torch.dtype = torch.float32) -> HookedWhisper:
+    """A model whose weights are the initial ones plus normal noise."""
     config = WhisperConfig(
-        EncoderConfig(n_mels=80, n_ctx=N_POSITIONS, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
+        EncoderConfig(n_mels=80, n_ctx=N_POSITIONS, d_model=16, n_heads=2, n_layers=n_encoder_layers, d_mlp=32),
         DecoderConfig(n_vocab=60, n_ctx=12, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
     )
     generator = torch.Generator().manual_seed(5)
-    small_model = HookedWhisper(config)
-    for parameter in small_model.parameters():
-        parameter.data = parameter.data + 0.15 * torch.randn(parameter.shape, generator=generator)
-    return small_model
+    model = HookedWhisper(config).to(dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.data + noise * torch.randn(parameter.shape, generator=generator).to(dtype)
+    return model
+
+
+@pytest.fixture(scope="package")
+def model() -> HookedWhisper:
+    return small_model(2, 0.15)
 
 
 @pytest.fixture(scope="package")

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.model import local_window
@@ -28,24 +27,17 @@ from hooked_whisper.patching.encoder_sweep import SETS, EncoderSweep
 from hooked_whisper.patching.frozen_positions import free_positions
 from hooked_whisper.patching.short_decoder import decode_over
 from hooked_whisper.patching.split_attention import SplitAttention
+from tests.patching.conftest import N_POSITIONS, small_model
 from tests.patching.test_patching import hooked_metric
 
-N, N_SOUND = 24, 10
+N, N_SOUND = N_POSITIONS, 10
 POINTS = ("resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 
 
 @pytest.fixture(scope="module")
 def deep() -> HookedWhisper:
     """Three blocks, so that a patch in the first is followed by a split attention and by a block that runs in full."""
-    config = WhisperConfig(
-        EncoderConfig(n_mels=80, n_ctx=N, d_model=16, n_heads=2, n_layers=3, d_mlp=32),
-        DecoderConfig(n_vocab=60, n_ctx=12, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
-    )
-    generator = torch.Generator().manual_seed(5)
-    model = HookedWhisper(config).double()
-    for parameter in model.parameters():
-        parameter.data = parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator).double()
-    return model
+    return small_model(3, 0.3, torch.float64)
 
 
 @pytest.fixture(scope="module")
