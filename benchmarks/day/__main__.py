@@ -85,7 +85,8 @@ def _amounts(jobs: list[Job], size: Size) -> tuple[int, int, int]:
     """Return the number of short files, windows and pairs that the jobs read."""
     most = {job.name: max(job.amounts[size]) for job in jobs}
     pages = CLIPS if "pages" in most else 0
-    return most.get("transcribe", 0), max(most.get("scan", 0), most.get("sae", 0), pages), most.get("patch", 0)
+    files = max(most.get("transcribe", 0), most.get("findings", 0))
+    return files, max(most.get("scan", 0), most.get("sae", 0), pages), most.get("patch", 0)
 
 
 def _before(size: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Job:
     def work(self, side: Side) -> Work:
         """Import one side only, so that the other's libraries are not in its memory."""
         if side == "ours":
-            from benchmarks.day import ours
+            from benchmarks.day import ours, ours_findings
 
             work: Work = {
                 "patch": ours.patches,
@@ -49,6 +49,7 @@ class Job:
                 "sae": ours.sae,
                 "pages": ours.pages,
                 "transcribe": ours.transcribed,
+                "findings": ours_findings.run,
             }[self.name]
             return work
         from importlib import import_module
@@ -80,6 +81,12 @@ def same_texts(ours: Result, obvious: Result) -> str:
     equal = sum(a == b for a, b in zip(ours["texts"][:n], obvious["texts"][:n], strict=True))
     assert equal >= 0.98 * n, f"{equal} of {n} texts are the same"
     return f"{equal} of {n} texts are the same"
+
+
+def same_values_and_texts(ours: Result, obvious: Result) -> str:
+    n = len(obvious["values"])
+    np.testing.assert_allclose(ours["values"][:n], obvious["values"], atol=1)
+    return f"{same_texts(ours, obvious)}, {n} distances of relevance within a position"
 
 
 def as_well_explained(ours: Result, obvious: Result) -> str:
@@ -130,6 +137,14 @@ JOBS = {
             100,
             {"quick": (2, 2), "quarter": (25, 25), "full": (100, 50)},
             same_texts,
+        ),
+        Job(
+            "findings",
+            "F1 to F4: relevance, 7 windows, windows in local heads, every word cut out",
+            "files",
+            100,
+            {"quick": (2, 1), "quarter": (24, 4), "full": (96, 8)},
+            same_values_and_texts,
         ),
     )
 }

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from hooked_whisper.corpora import packaged_speech
+from hooked_whisper.corpora import Recording, packaged_speech
 from hooked_whisper.findings.swaps.packaged_pairs import packaged_candidates
 
 RATE, WINDOW_S = 16000, 30
@@ -23,7 +23,10 @@ def write_speech(folder: Path, n_files: int, n_windows: int, n_pairs: int) -> No
 
     The windows repeat the packaged voices, each time louder or softer, if there is less speech than is needed.
     """
-    _write(folder / FILES, (recording.audio().numpy() for recording in packaged_speech("prose")[:n_files]))
+    recordings = packaged_speech("prose")[:n_files]
+    _write(folder / FILES, (recording.audio().numpy() for recording in recordings))
+    words = {f"{number:04d}.wav": _word_spans(recording) for number, recording in enumerate(recordings)}
+    (folder / FILES / "words.json").write_text(json.dumps(words))
     _write(folder / HOUR, _windows(n_windows))
     _write_pairs(folder / PAIRS, n_pairs)
 
@@ -31,6 +34,17 @@ def write_speech(folder: Path, n_files: int, n_windows: int, n_pairs: int) -> No
 def read_pairs(folder: Path) -> list[dict[str, Any]]:
     pairs: list[dict[str, Any]] = json.loads((folder / PAIRS / "pairs.json").read_text())
     return pairs
+
+
+def read_words(folder: Path) -> Iterable[tuple[Path, list[tuple[int, int]]]]:
+    """Yield each short file with the encoder positions of its words."""
+    words = json.loads((folder / FILES / "words.json").read_text())
+    return ((folder / FILES / name, spans) for name, spans in words.items())
+
+
+def _word_spans(recording: Recording) -> list[tuple[int, int]]:
+    """Return first and last + 1 position of each word, with 0.1 s to each side, which words need to disappear."""
+    return [(max(int(50 * w.start) - 5, 0), int(50 * w.end) + 6) for w in recording.alignment().words]
 
 
 def _write(folder: Path, clips: Iterable[Float[np.ndarray, "sample"]]) -> None:

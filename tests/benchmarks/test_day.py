@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.day import models, obvious_scan, ours
+from benchmarks.day import models, obvious_findings, obvious_scan, ours, ours_findings
 from benchmarks.day.__main__ import parser
 from benchmarks.day.jobs import JOBS
 from benchmarks.day.speech import HOUR, RATE, write_speech
@@ -59,6 +59,7 @@ def test_readme_is_what_the_command_wrote() -> None:
         ("scan", {"largest": [[3.0]], "amount": 2, "job": "scan"}, {"largest": [[3.1]], "amount": 2, "job": "scan"}),
         ("scan", {"largest": [[3.0]], "amount": 2, "job": "scan"}, {"largest": [[3.1]], "amount": 1, "job": "scan"}),
         ("transcribe", {"texts": ["a", "b"]}, {"texts": ["a", "c"]}),
+        ("findings", {"values": [2.0], "texts": ["a"]}, {"values": [4.0], "texts": ["a"]}),
         ("sae", {"explained": 0.6}, {"explained": 0.7}),
     ],
 )
@@ -77,6 +78,17 @@ def test_obvious_scan_finds_the_same_examples(tmp_path: Path) -> None:
     sides = (ours.scanned(models.ours("demo"), tmp_path, 2), obvious_scan.run(models.openai("demo"), tmp_path, 2))
     mine, theirs = ({**side, "amount": 2, "job": "scan"} for side in sides)
     assert "within 0.001" in JOBS["scan"].agree(mine, theirs)
+
+
+def test_obvious_findings_measure_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_speech(tmp_path, 1, 0, 0)
+    for side in (ours_findings, obvious_findings):
+        monkeypatch.setattr(side, "WINDOWS", (10,))
+    torch.set_num_threads(1)
+    mine = ours_findings.run(models.ours("demo"), tmp_path, 1)
+    theirs = obvious_findings.run(models.openai("demo"), tmp_path, 1)
+    assert len(theirs["texts"]) > 3
+    assert "1 distances" in JOBS["findings"].agree(mine, theirs)
 
 
 def test_unknown_job_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
