@@ -44,10 +44,8 @@ def run(model: HookedWhisper, folder: Path, n: int) -> dict[str, Any]:
         for encoded, i in zip(model.embed_audio(mel), clips, strict=True):
             spans = [slice(*word) for word in files[i][1]]
             after_cuts.append(transcripts(model, replace_spans(encoded, spans, silence)))
-    return {
-        "values": values,
-        "texts": [text for both in zip(by_mask, after_cuts, strict=True) for text in sum(both, [])],
-    }
+    by_clip = [masked + cut for masked, cut in zip(by_mask, after_cuts, strict=True)]
+    return {"values": values, "texts": [text for clip in by_clip for text in clip]}
 
 
 def median_distance(model: HookedWhisper, mel: Tensor, rows: range) -> float:
