@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -295,8 +295,13 @@ class HookedWhisper(WhisperCore):
         """Decode with ``whisper.decode``, see :func:`hooked_whisper.decoding.decode`."""
         return decoding.decode(self, mel, options, **changes)
 
-    def transcribe(self, audio: Any, *, sample_rate: int | None = None, **options: Any) -> decoding.Transcription:
-        """Transcribe as ``whisper.transcribe`` does, without ffmpeg, see :func:`hooked_whisper.decoding.transcribe`."""
+    @overload
+    def transcribe(self, audio: list[Any], **options: Any) -> list[decoding.Transcription]: ...
+    @overload
+    def transcribe(self, audio: Any, **options: Any) -> decoding.Transcription: ...
+    def transcribe(self, audio: Any, *, sample_rate: int | None = None, **options: Any) -> Any:
+        """Transcribe a recording, or a list of recordings in batches, as ``whisper.transcribe`` does, without ffmpeg,
+        see :func:`hooked_whisper.decoding.transcribe`."""
         return decoding.transcribe(self, audio, sample_rate=sample_rate, **options)
 
     def generate(

@@ -74,7 +74,7 @@ def sae(model: HookedWhisper, folder: Path, n: int) -> dict[str, Any]:
 
 def transcribed(model: HookedWhisper, folder: Path, n: int) -> dict[str, Any]:
     files = sorted((folder / "files").glob("*.wav"))[:n]
-    return {"texts": [model.transcribe(file, language="en").text.strip() for file in files]}
+    return {"texts": [result.text.strip() for result in model.transcribe(files, language="en")]}
 
 
 def windows(folder: Path, n: int) -> list[Recording]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 import whisper
@@ -21,12 +22,14 @@ from hooked_whisper._support.showing import described as described_value
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
 from hooked_whisper.decoding.options import check_transcription, check_values
+from hooked_whisper.decoding.recordings import FirstWindows
 from hooked_whisper.decoding.task import HookedDecodingTask
 from hooked_whisper.decoding.threads import threads_kept
-from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
+from hooked_whisper.errors import ArgumentError, AudioError, HookedWhisperError, check_option
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.inputs import described
 
+BATCH = 8  # recordings that are decoded together
 _OPTIONS = sorted(
     {
         *(name for name in inspect.signature(whisper.transcribe).parameters if name not in ("model", "audio")),
@@ -171,25 +174,65 @@ def _task(model: WhisperCore, options: DecodingOptions) -> HookedDecodingTask:
         raise ArgumentError(f"openai-whisper rejects these decoding options: {error}") from error
 
 
-def _own_precision(model: WhisperCore) -> Any:
+def _own_precision(model: WhisperCore | FirstWindows) -> Any:
     """Disable ``torch.autocast``: openai-whisper decodes in one precision and rejects converted tensors."""
     return torch.autocast(model.device.type, enabled=False)
 
 
-def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None, **options: Any) -> Transcription:
+@overload
+def transcribe(model: WhisperCore, audio: list[Any], **options: Any) -> list[Transcription]: ...
+@overload
+def transcribe(model: WhisperCore, audio: Any, **options: Any) -> Transcription: ...
+def transcribe(
+    model: WhisperCore, audio: Any, *, sample_rate: int | None = None, batch: int = BATCH, **options: Any
+) -> Transcription | list[Transcription]:
     """Transcribe audio of any length with ``whisper.transcribe``, without ffmpeg.
 
-    ``audio`` is any source that :func:`hooked_whisper.audio.load_audio` accepts. Options are those of
-    ``whisper.transcribe`` (``language``, ``temperature``, ``word_timestamps``, ``beam_size``, ...). It may decode a
-    window several times (temperature fallback): for interventions pass ``temperature=0`` and a ``language``.
+    Args:
+        audio: any source that :func:`hooked_whisper.audio.load_audio` accepts, or a list of them.
+        batch: recordings of a list whose first windows are decoded together. The text is that of each recording alone,
+            up to rounding. Hooks see the recordings as one batch.
+        options: those of ``whisper.transcribe`` (``language``, ``temperature``, ``word_timestamps``, ``beam_size``,
+            ...). It may decode a window several times (temperature fallback): for interventions pass ``temperature=0``
+            and a ``language``.
+
+    Returns:
+        One transcription, or a list for a list; :func:`transcribe_each` yields them as they are finished.
 
     Raises:
         HookedWhisperError: the model's window is not 30 s, the only length that ``whisper.transcribe`` supports.
         PromptError: the language or task is unknown, an English-only model is used for another language or a
             translation, or the model's special tokens are unknown.
+        AudioError: the list is empty, or a recording cannot be read.
         ArgumentError: an option is unknown or out of range, or ``clip_timestamps`` are not rising seconds inside the
             audio.
     """
+    if isinstance(audio, list):
+        if not audio:
+            raise AudioError("the list of recordings is empty: give at least one")
+        return list(transcribe_each(model, audio, sample_rate=sample_rate, batch=batch, **options))
+    options = _checked(model, batch, options)
+    return _transcription(model, _samples(audio, sample_rate), options)
+
+
+def transcribe_each(
+    model: WhisperCore, audio: Iterable[Any], *, sample_rate: int | None = None, batch: int = BATCH, **options: Any
+) -> Iterator[Transcription]:
+    """Yield the transcription of each recording, in order, see :func:`transcribe`. ``batch`` are in memory."""
+    options = _checked(model, batch, options)
+    sources = enumerate(audio)
+
+    def transcriptions() -> Iterator[Transcription]:
+        while group := list(itertools.islice(sources, batch)):
+            clips = [_samples(source, sample_rate, f"recording {number}: ") for number, source in group]
+            answering = FirstWindows(model, clips) if len(clips) > 1 else None
+            for number, clip in enumerate(clips):
+                yield _transcription(model if answering is None else answering.of(number), clip, options)
+
+    return transcriptions()
+
+
+def _checked(model: WhisperCore, batch: int, options: dict[str, Any]) -> dict[str, Any]:
     if model.cfg.encoder.n_frames != N_FRAMES:
         raise HookedWhisperError(
             f"transcribing needs a model with a window of 30 s ({N_FRAMES} mel frames), this one has "
@@ -197,18 +240,34 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
         )
     for name in options:
         check_option("option of transcribe", name, _OPTIONS)
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ArgumentError(f"batch must be a whole number of at least 1, got {batch!r}")
     check_values(options, model.cfg.decoder.n_vocab, several_temperatures=True)
     check_transcription(options)
-    options["language"] = check_language(model, options.get("language"), options.get("task"))
-    options["suppress_tokens"] = without_added_tokens(model, options.get("suppress_tokens", "-1"))
-    options.setdefault("fp16", model.dtype == torch.float16)
-    samples = load_audio(audio, sample_rate)
+    return {
+        "fp16": model.dtype == torch.float16,
+        **options,
+        "language": check_language(model, options.get("language"), options.get("task")),
+        "suppress_tokens": without_added_tokens(model, options.get("suppress_tokens", "-1")),
+    }
+
+
+def _samples(source: Any, sample_rate: int | None, name: str = "") -> Float[Tensor, "sample"]:
+    try:
+        return load_audio(source, sample_rate).detach().cpu().float()
+    except AudioError as error:
+        if not name:
+            raise
+        raise AudioError(f"{name}{error}") from error
+
+
+def _transcription(model: WhisperCore | FirstWindows, samples: Tensor, options: dict[str, Any]) -> Transcription:
     if "clip_timestamps" in options:
         duration = len(samples) // HOP_LENGTH / FRAMES_PER_SECOND
-        options["clip_timestamps"] = clip_times(options["clip_timestamps"], duration)
+        options = options | {"clip_timestamps": clip_times(options["clip_timestamps"], duration)}
     timing = threads_kept() if options.get("word_timestamps") else nullcontext()
     with timing, _own_precision(model):
-        return Transcription(whisper.transcribe(model, samples.detach().cpu().float(), **options))  # type: ignore[arg-type]
+        return Transcription(whisper.transcribe(model, samples, **options))  # type: ignore[arg-type]
 
 
 def texts(results: DecodingResult | Sequence[DecodingResult]) -> list[str]:

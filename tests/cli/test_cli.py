@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hooked_whisper import HookedWhisper
+from hooked_whisper import decoding
 from hooked_whisper.cli import parser as cli
 from hooked_whisper.findings import Finding
 from tests.findings.worlds import small_context, small_model
@@ -145,17 +145,21 @@ def test_hooks_table_and_glob(capsys) -> None:
     assert len(lines) == 2 and "position=1500" in lines[0] and "head=6" in lines[0]
 
 
+def without_fallback(monkeypatch) -> None:
+    """A random model always needs the fallback over temperatures, which takes long."""
+    each = decoding.transcribe_each
+    monkeypatch.setattr(decoding, "transcribe_each", lambda *a, **k: each(*a, **k, temperature=0))
+
+
 def test_transcribe_json(half_minute, clip, capsys, monkeypatch) -> None:
-    original = HookedWhisper.transcribe  # without its fallback over temperatures, which a random model always needs
-    monkeypatch.setattr(HookedWhisper, "transcribe", lambda *a, **k: original(*a, **k, temperature=0))
+    without_fallback(monkeypatch)
     assert run("transcribe", clip, "--model", half_minute, "--language", "en", "--json", "--word-timestamps") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["file"] == clip and result["language"] == "en" and "segments" in result
 
 
 def test_bad_file_is_reported_and_the_rest_is_transcribed(half_minute, clip, capsys, monkeypatch, tmp_path) -> None:
-    original = HookedWhisper.transcribe
-    monkeypatch.setattr(HookedWhisper, "transcribe", lambda *a, **k: original(*a, **k, temperature=0))
+    without_fallback(monkeypatch)
     bad, gone = tmp_path / "bad.wav", tmp_path / "gone.wav"
     bad.write_bytes(b"not audio at all")
     files = [str(bad), clip, str(gone), str(tmp_path)]
@@ -170,15 +174,13 @@ def test_bad_file_is_reported_and_the_rest_is_transcribed(half_minute, clip, cap
 
 
 def test_results_before_an_interruption_are_printed(half_minute, clip, capsys, monkeypatch) -> None:
-    original, calls = HookedWhisper.transcribe, []
+    each = decoding.transcribe_each
 
-    def transcribe(*arguments, **options):
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return original(*arguments, **options, temperature=0)
+    def transcribe_each(*arguments, **options):
+        yield next(each(*arguments, **options, temperature=0))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(HookedWhisper, "transcribe", transcribe)
+    monkeypatch.setattr(decoding, "transcribe_each", transcribe_each)
     assert run("transcribe", clip, clip, "--model", half_minute, "--language", "en", "--json") == 130
     assert len(json.loads(capsys.readouterr().out)) == 1
 
@@ -338,7 +340,7 @@ def test_text_is_printed_in_any_encoding(encoding, clip, half_minute, monkeypatc
 
     said = "日本語 é 😀 \udc80"  # the last as in a file name that is no UTF-8
     result = Transcription({"text": said, "segments": [], "language": "ja"})
-    monkeypatch.setattr(HookedWhisper, "transcribe", lambda *a, **k: result)
+    monkeypatch.setattr(decoding, "transcribe_each", lambda *a, **k: iter([result]))
     for options in ((), ("--json",)):
         pipe = io.TextIOWrapper(io.BytesIO(), encoding)
         monkeypatch.setattr(sys, "stdout", pipe)
