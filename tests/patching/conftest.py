@@ -19,7 +19,9 @@ def small_model(n_encoder_layers: int, noise: float, dtype: torch.dtype = torch.
         DecoderConfig(n_vocab=60, n_ctx=12, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
     )
     generator = torch.Generator().manual_seed(5)
-    model = HookedWhisper(config).to(dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = HookedWhisper(config).to(dtype)
     for parameter in model.parameters():
         parameter.data = parameter.data + noise * torch.randn(parameter.shape, generator=generator).to(dtype)
     return model
