@@ -62,10 +62,10 @@ def overwritable() -> bool:
 
 
 def watched(*modules: nn.Module) -> bool:
-    """Return whether any hook, ours or torch's, sees the outputs of these modules."""
-    if nn.modules.module._global_forward_hooks:
+    """Return whether any hook, ours or torch's, sees the passes of these modules."""
+    if globally_hooked():
         return True
-    return any(has_forward_hooks(m) or getattr(m, "active", False) for m in modules)
+    return any(any(hook_dicts(m)) or getattr(m, "active", False) for m in modules)
 
 
 def has_forward_hooks(module: nn.Module) -> bool:

@@ -288,3 +288,23 @@ def test_spans_may_be_words_seconds_and_positions(model, pair):
     by_position = patch(model, [replace(pair, spans=((span.start, span.stop), slice(0, 8)))], "resid_pre")
     np.testing.assert_array_equal(by_word.values, by_position.values)
     assert by_word.axes[1].labels == ("word", "0.00-0.16 s")
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_sweeps_run_pre_hooks_of_torch(model, pair, everywhere):
+    def swept():
+        return patch(model, [pair], "resid_pre", "encoder").values
+
+    block, expected, inputs = model.decoder.blocks[1], swept(), []
+
+    def entered(module, args):
+        if module is block:
+            inputs.append(args[0])
+
+    register = torch.nn.modules.module.register_module_forward_pre_hook
+    handle = register(entered) if everywhere else block.register_forward_pre_hook(entered)
+    try:
+        np.testing.assert_allclose(swept(), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        handle.remove()
+    assert len(inputs) > 2, "more than the two caching runs"
