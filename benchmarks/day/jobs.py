@@ -103,7 +103,7 @@ JOBS = {
             "word-swap patching: encoder blocks at the word, decoder blocks by token, cross-attention heads",
             "pairs",
             100,
-            {"quick": (1, 1), "quarter": (25, 2), "full": (100, 3)},
+            {"quick": (1, 1), "quarter": (25, 2), "full": (50, 3)},
             same_values,
         ),
         Job(
@@ -143,7 +143,7 @@ JOBS = {
             "F1 to F4: relevance, 7 windows, windows in local heads, every word cut out",
             "files",
             100,
-            {"quick": (2, 1), "quarter": (24, 4), "full": (96, 8)},
+            {"quick": (2, 1), "quarter": (16, 4), "full": (32, 6)},
             same_values_and_texts,
         ),
     )
