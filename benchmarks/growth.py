@@ -213,17 +213,26 @@ def merged(old: Mapping[str, Any], growths: Sequence[Growth], sizes: Sequence[Ma
 
 
 def draw(growths: Sequence[Growth], path: Path) -> None:
+    """Draw each cost on logarithmic axes of equal length in decades: a slope of 1 rises by as much as it goes right."""
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     columns = 3
     rows = -(-len(growths) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(11, 2.7 * rows), constrained_layout=True, squeeze=False)
     for axis, growth in zip(axes.flat, growths, strict=False):
-        axis.loglog(growth.amounts, growth.cost, "o-", color="#2a6f97")
-        axis.set(
-            xlabel=growth.of, ylabel=growth.unit, xticks=growth.amounts, xticklabels=[f"{a:g}" for a in growth.amounts]
-        )
+        cost = np.array(growth.cost) / (2**20 if growth.unit == "bytes" else 1)
+        unit = "MiB" if growth.unit == "bytes" else growth.unit
+        axis.loglog(growth.amounts, cost, "o-", color="#2a6f97")
+        labels = [f"{a:g}" for a in growth.amounts]
+        axis.set(xlabel=growth.of, ylabel=unit, xticks=growth.amounts, xticklabels=labels)
+        axis.tick_params(labelsize=7)
         axis.minorticks_off()
+        amounts, costs = np.log10(growth.amounts), np.log10(cost)
+        half = 0.55 * max(np.ptp(amounts), np.ptp(costs))
+        axis.set_ylim(*(10 ** (costs.min() + np.ptp(costs) / 2 + side * half) for side in (-1, 1)))
+        axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=9))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}"))
         axis.set_title(f"{growth.what}\nslope {growth.slope:.2f} ± {growth.error:.2f}", fontsize=9)
     for axis in axes.flat[len(growths) :]:
         axis.axis("off")
