@@ -25,7 +25,7 @@ from hooked_whisper.decoding.options import check_transcription, check_values
 from hooked_whisper.decoding.recordings import FirstWindows
 from hooked_whisper.decoding.task import HookedDecodingTask
 from hooked_whisper.decoding.threads import threads_kept
-from hooked_whisper.errors import ArgumentError, AudioError, HookedWhisperError, check_option
+from hooked_whisper.errors import ArgumentError, AudioError, HookedWhisperError, MissingExtraError, check_option
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.inputs import described
 
@@ -218,18 +218,35 @@ def transcribe(
 def transcribe_each(
     model: WhisperCore, audio: Iterable[Any], *, sample_rate: int | None = None, batch: int = BATCH, **options: Any
 ) -> Iterator[Transcription]:
-    """Yield the transcription of each recording, in order, see :func:`transcribe`. ``batch`` are in memory."""
-    options = _checked(model, batch, options)
-    sources = enumerate(audio)
+    """Yield the transcription of each recording, in order, see :func:`transcribe`. ``batch`` are in memory.
 
-    def transcriptions() -> Iterator[Transcription]:
-        while group := list(itertools.islice(sources, batch)):
-            clips = [_samples(source, sample_rate, f"recording {number}: ") for number, source in group]
-            answering = FirstWindows(model, clips) if len(clips) > 1 else None
-            for number, clip in enumerate(clips):
-                yield _transcription(model if answering is None else answering.of(number), clip, options)
+    A recording that cannot be read raises its error after the transcriptions of those before it.
+    """
+    return _transcriptions(model, enumerate(audio), sample_rate, batch, _checked(model, batch, options))
 
-    return transcriptions()
+
+def _transcriptions(
+    model: WhisperCore,
+    sources: Iterator[tuple[int, Any]],
+    sample_rate: int | None,
+    batch: int,
+    options: dict[str, Any],
+) -> Iterator[Transcription]:
+    error: Exception | None = None
+    while error is None:
+        clips: list[Tensor] = []
+        for number, source in itertools.islice(sources, batch):
+            try:
+                clips.append(_samples(source, sample_rate))
+            except (AudioError, MissingExtraError) as raised:
+                error = type(raised)(f"recording {number}: {raised}")
+                break
+        if not clips and error is None:
+            return
+        answering = FirstWindows(model, clips) if len(clips) > 1 else None
+        for number, clip in enumerate(clips):
+            yield _transcription(model if answering is None else answering.of(number), clip, options)
+    raise error
 
 
 def _checked(model: WhisperCore, batch: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -252,13 +269,8 @@ def _checked(model: WhisperCore, batch: int, options: dict[str, Any]) -> dict[st
     }
 
 
-def _samples(source: Any, sample_rate: int | None, name: str = "") -> Float[Tensor, "sample"]:
-    try:
-        return load_audio(source, sample_rate).detach().cpu().float()
-    except AudioError as error:
-        if not name:
-            raise
-        raise AudioError(f"{name}{error}") from error
+def _samples(source: Any, sample_rate: int | None) -> Float[Tensor, "sample"]:
+    return load_audio(source, sample_rate).detach().cpu().float()
 
 
 def _transcription(model: WhisperCore | FirstWindows, samples: Tensor, options: dict[str, Any]) -> Transcription:

@@ -76,6 +76,10 @@ def test_bad_recordings_are_named(pair: Pair, audio: Tensor) -> None:
         transcribe(model, [])
     with pytest.raises(AudioError, match=r"recording 1: .*gone.wav"):
         transcribe(model, [audio, "gone.wav"], language="en", **GREEDY)
+    results = transcribe_each(model, [audio, "gone.wav"], language="en", **GREEDY)
+    assert next(results).language == "en"
+    with pytest.raises(AudioError, match="recording 1"):
+        next(results)
     with pytest.raises(ArgumentError, match="batch must be a whole number of at least 1, got 0"):
         model.transcribe([audio], batch=0)
     with pytest.raises(ArgumentError, match="batch"):
