@@ -74,7 +74,14 @@ class TrainingConfig:
             check_option(name, getattr(self, name), get_args(literal), TrainingError)
         for name in ("steps", "batch", "accumulate", "dead_after"):
             self._check(name, lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        for name in ("warmup_steps", "decay_steps", "sparsity_warmup_steps", "resample_every", "resample_until", "seed"):
+        for name in (
+            "warmup_steps",
+            "decay_steps",
+            "sparsity_warmup_steps",
+            "resample_every",
+            "resample_until",
+            "seed",
+        ):
             self._check(name, lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
         for name in ("lr", "epsilon"):
             self._check(name, lambda v: 0 < v < float("inf"), "above 0")
