@@ -363,8 +363,8 @@ def test_activations_that_do_not_fit_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"steps": 0}, "steps"), ({"seed": -1}, "seed"), ({"batch": 2.5}, "batch"), ({"lr": -1}, "lr"), ({"lr": math.nan}, "lr"),
-        ({"beta1": 1.0}, "beta1"),
+        ({"steps": 0}, "steps"), ({"batch": 2.5}, "batch"), ({"lr": -1}, "lr"), ({"lr": math.nan}, "lr"),
+        ({"beta1": 1.0}, "beta1"), ({"seed": -1}, "seed"),
         ({"optimizer": "sgd"}, "optimizer must be 'adam' or 'radam'"), ({"precision": "float64"}, "precision"),
         ({"accumulate": 3}, "3 equal parts"), ({"warmup_steps": 20, "decay_steps": 20}, "more than 30 steps"),
         ({"steps": "many"}, "steps"), ({"clip_norm": -1}, "clip_norm"),
