@@ -34,6 +34,8 @@ _OPTIONS = sorted(
     {
         *(name for name in inspect.signature(whisper.transcribe).parameters if name not in ("model", "audio")),
         *(field.name for field in fields(DecodingOptions)),
+        "batch",
+        "sample_rate",
     }
     - {"decode_options"}
 )
