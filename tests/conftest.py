@@ -22,7 +22,7 @@ from tests.core.twins import SIZES, Twins, make_twins  # noqa: E402
 torch.set_num_threads(1)
 
 _relaxed = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("local", max_examples=12, deadline=None, suppress_health_check=_relaxed)
+settings.register_profile("local", max_examples=25, deadline=None, suppress_health_check=_relaxed)
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, database=None, max_examples=10)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

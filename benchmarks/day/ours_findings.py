@@ -14,6 +14,7 @@ from benchmarks.day.settings import HEAD_WINDOW, WINDOWS
 from benchmarks.day.speech import RATE, read_words
 from hooked_whisper.analysis import encoder_relevance, head_report
 from hooked_whisper.decoding import texts
+from hooked_whisper.findings.head_windows import local_count, most_local
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import baseline_encoding, replace_spans, window_masks
 from hooked_whisper.interventions.masks import AttnMasks
@@ -56,10 +57,10 @@ def median_distance(model: HookedWhisper, mel: Tensor, rows: range) -> float:
 
 def local_and_other_heads(model: HookedWhisper, mel: Tensor, seconds: list[float]) -> list[AttnMasks]:
     """Return windows for the local two thirds of each block's heads, and for the others."""
-    order = head_report(model, mel, durations=seconds).mean("encoder", "distance").argsort(1)
-    n_local = round(2 / 3 * order.shape[1])
-    halves = (order[:, :n_local], order[:, n_local:])
-    return [window_masks(model, {(b, int(h)): HEAD_WINDOW for (b, _), h in np.ndenumerate(heads)}) for heads in halves]
+    distance = head_report(model, mel, durations=seconds).mean("encoder", "distance")
+    local = most_local(distance, local_count(distance.shape[1]))
+    others = set(np.ndindex(distance.shape)) - local
+    return [window_masks(model, dict.fromkeys(heads, HEAD_WINDOW)) for heads in (local, others)]
 
 
 def transcripts(model: HookedWhisper, clips: Tensor) -> list[str]:

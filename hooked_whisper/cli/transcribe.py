@@ -24,7 +24,6 @@ def add_transcribe(parser: argparse.ArgumentParser) -> None:
 def run_transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
     """Print the transcripts as they are finished. Return 1 if a file could not be read."""
     from hooked_whisper.decoding import transcribe_each
-    from hooked_whisper.decoding.transcribe import BATCH
 
     check_files(parsed.audio)
     named = find_model(parsed.model)
@@ -32,33 +31,36 @@ def run_transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
     model, _ = load_model(parsed, named.checkpoint)
     options = {"word_timestamps": parsed.word_timestamps, "language": parsed.language}
     results: list[dict[str, Any]] = []
+    files: list[str] = []  # that could be read
     failures: list[tuple[str, str]] = []
+    clips = _readable(parsed.audio, files, failures)
     try:
-        for first in range(0, len(parsed.audio), BATCH):
-            clips = list(_readable(parsed.audio[first : first + BATCH], failures, alone=len(parsed.audio) == 1))
-            texts = transcribe_each(model, [clip for _, clip in clips], **options)
-            for (file, _), result in zip(clips, texts, strict=True):
-                results.append({"file": file, **result})
-                if not parsed.json:
-                    _show(result, f"{file}: " if len(parsed.audio) > 1 else "")
+        for result, file in zip(transcribe_each(model, clips, **options), files, strict=True):  # files grow with clips
+            results.append({"file": file, **result})
+            if not parsed.json:
+                _show(result, f"{file}: " if len(parsed.audio) > 1 else "")
     finally:  # also print the results from before an interruption
         if parsed.json and (results or failures):
             print(json_for_stdout(results))
     return report_failures(failures, len(parsed.audio))
 
 
-def _readable(files: list[str], failures: list[tuple[str, str]], alone: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the samples of each file; note those that cannot be read, or raise the error of a single file."""
+def _readable(audio: list[str], files: list[str], failures: list[tuple[str, str]]) -> Iterator[Any]:
+    """Yield the samples of each file that can be read, and note the files of both kinds. A single file's error is
+    raised."""
     from hooked_whisper.audio import load_audio
     from hooked_whisper.errors import AudioError, MissingExtraError
 
-    for file in files:
+    for file in audio:
         try:
-            yield file, load_audio(file)
+            samples = load_audio(file)
         except (AudioError, MissingExtraError) as error:
-            if alone:
+            if len(audio) == 1:
                 raise
             failures.append((file, str(error)))
+        else:
+            files.append(file)
+            yield samples
 
 
 def _show(result: Any, prefix: str) -> None:

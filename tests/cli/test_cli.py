@@ -340,7 +340,7 @@ def test_text_is_printed_in_any_encoding(encoding, clip, half_minute, monkeypatc
 
     said = "日本語 é 😀 \udc80"  # the last as in a file name that is no UTF-8
     result = Transcription({"text": said, "segments": [], "language": "ja"})
-    monkeypatch.setattr(decoding, "transcribe_each", lambda *a, **k: iter([result]))
+    monkeypatch.setattr(decoding, "transcribe_each", lambda model, clips, **k: (result for _ in clips))
     for options in ((), ("--json",)):
         pipe = io.TextIOWrapper(io.BytesIO(), encoding)
         monkeypatch.setattr(sys, "stdout", pipe)

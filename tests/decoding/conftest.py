@@ -18,8 +18,8 @@ def pair() -> tuple[Whisper, HookedWhisper]:
     for name, p in theirs.named_parameters():
         # large positions keep the model from repeating one token for ever
         std = 3.0 if name == "decoder.positional_embedding" else 0.3 if p.dim() > 1 else 0.1
-        centre = 1.0 if name.endswith("ln.weight") or "ln_post.weight" in name else 0.0
-        p.data = centre + std * torch.randn(p.shape, generator=generator)
+        center = 1.0 if name.endswith("ln.weight") or "ln_post.weight" in name else 0.0
+        p.data = center + std * torch.randn(p.shape, generator=generator)
     checkpoint = resolve(theirs)
     ours = HookedWhisper(checkpoint.config)
     load_into(ours, checkpoint)

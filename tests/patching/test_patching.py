@@ -88,7 +88,7 @@ def test_whole_points(model, pair, name):
 def test_patching_everything_restores_the_clean_run(model, pair):
     for component in ("encoder.hook_mel", "encoder.hook_embed", "encoder.hook_out"):
         whole = patch(model, [pair], component, "encoder", over=())
-        assert whole.mean == pytest.approx(1, abs=5e-4)
+        assert whole.mean == pytest.approx(1, abs=1e-4)
     restored = patch(model, [pair], "resid_post", "decoder", blocks=[1], token_spans=token_spans(["x"] * 6))
     np.testing.assert_allclose(restored.mean[0], [0, 0, 0, 0, 0, 1], atol=1e-4)
 
