@@ -84,6 +84,7 @@ def positions(repeats: int) -> list[Growth]:
     pattern = "encoder.blocks.1.attn.hook_pattern"
     sizes = [
         model.run_with_cache(mel[..., : 2 * n], mel_positions=slice(0, n), names_filter=pattern)[1][pattern].nbytes
+        / 2**20
         for n in lengths
     ]
     within = []
@@ -95,7 +96,7 @@ def positions(repeats: int) -> list[Growth]:
     beyond = [max(t - intercept, 1e-6) for t in within]
     return [
         grown("encoder, tiny", "positions", lengths, encoder),
-        grown("memory of one pattern", "positions", lengths, sizes, "bytes"),
+        grown("memory of one pattern", "positions", lengths, sizes, "MiB"),
         grown("what windows add to the encoder", "positions to either side", widths, beyond),
     ]
 
@@ -203,7 +204,7 @@ def rendered(results: Mapping[str, Any]) -> str:
 
 
 def _cost(amount: float, unit: str) -> str:
-    return f"{amount / 2**20:,.1f} MiB" if unit == "bytes" else f"{amount:,.3g} {unit}"
+    return f"{amount:,.3g} {unit}"
 
 
 def merged(old: Mapping[str, Any], growths: Sequence[Growth], sizes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -221,14 +222,12 @@ def draw(growths: Sequence[Growth], path: Path) -> None:
     rows = -(-len(growths) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(11, 2.7 * rows), constrained_layout=True, squeeze=False)
     for axis, growth in zip(axes.flat, growths, strict=False):
-        cost = np.array(growth.cost) / (2**20 if growth.unit == "bytes" else 1)
-        unit = "MiB" if growth.unit == "bytes" else growth.unit
-        axis.loglog(growth.amounts, cost, "o-", color="#2a6f97")
+        axis.loglog(growth.amounts, growth.cost, "o-", color="#2a6f97")
         labels = [f"{a:g}" for a in growth.amounts]
-        axis.set(xlabel=growth.of, ylabel=unit, xticks=growth.amounts, xticklabels=labels)
+        axis.set(xlabel=growth.of, ylabel=growth.unit, xticks=growth.amounts, xticklabels=labels)
         axis.tick_params(labelsize=7)
         axis.minorticks_off()
-        amounts, costs = np.log10(growth.amounts), np.log10(cost)
+        amounts, costs = np.log10(growth.amounts), np.log10(growth.cost)
         half = 0.55 * max(np.ptp(amounts), np.ptp(costs))
         axis.set_ylim(*(10 ** (costs.min() + np.ptp(costs) / 2 + side * half) for side in (-1, 1)))
         axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=9))
